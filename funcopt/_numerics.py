@@ -1,0 +1,35 @@
+"""Arithmetic that several leaf rules share, in torch's order of operations."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from funcopt._tree import is_static
+
+
+def lerp(start: jax.Array, end: jax.Array, weight: Any) -> jax.Array:
+    """`torch.lerp`: from `start` to `end` by `weight`, exact at both ends."""
+    step = end - start
+    near_end = weight >= 0.5
+    if isinstance(near_end, bool):
+        return end - step * (1 - weight) if near_end else start + weight * step
+    return jnp.where(near_end, end - step * (1 - weight), start + weight * step)
+
+
+def log(beta: Any) -> Any:
+    """The logarithm of a decay rate in [0, 1), in float64 where it is a Python number."""
+    if not is_static(beta):
+        return jnp.log(beta)
+    return math.log(beta) if beta > 0 else -math.inf
+
+
+def bias_correction(beta: Any, step: jax.Array) -> jax.Array:
+    """`1 - beta**step` for step >= 1, without the cancellation that costs float32 up to 1,800 ulp (beta 0.9999)."""
+    return -jnp.expm1(step * log(beta))
+
+
+def filled(param: jax.Array, value: Any = 0.0) -> jax.Array:
+    """A new array of a parameter's shape and dtype; `value` fills both parts of a complex one, as in torch."""
+    return jnp.full(param.shape, value * (1 + 1j) if jnp.iscomplexobj(param) else value, param.dtype)

@@ -1,0 +1,242 @@
+"""The laws that every transformation obeys: one table of cases crossed with one test per law."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import funcopt
+from funcopt import ElementwiseTransformation
+
+
+class Case(NamedTuple):
+    """A factory with hyperparameters that differ from its defaults."""
+
+    name: str
+    make: Callable[..., funcopt.GradientTransformationExtraArgs]
+    hyperparams: dict[str, Any]  # each may be given as a prefix
+    scheduled: tuple[str, ...] = ()  # those that may be a schedule; flags may not
+    elementwise: bool = True
+
+    def __call__(self, **changes: Any) -> funcopt.GradientTransformationExtraArgs:
+        return self.make(**{**self.hyperparams, **changes})
+
+
+def card(weight_decay: Any, lr: Any) -> funcopt.GradientTransformationExtraArgs:
+    """The line on the design card."""
+    return funcopt.chain(funcopt.add_decayed_weights(weight_decay), funcopt.adam(lr))
+
+
+CASES = [
+    Case("scale", funcopt.scale, {"factor": -0.5}, ("factor",)),
+    Case("scale_by_multipliers", funcopt.scale_by_multipliers, {"multipliers": 0.5}, ("multipliers",)),
+    Case("scale_by_learning_rate", funcopt.scale_by_learning_rate, {"lr": 0.1}, ("lr",)),
+    Case("add_decayed_weights", funcopt.add_decayed_weights, {"weight_decay": 0.1, "mask": True}, ("weight_decay",)),
+    Case("clip_by_global_norm", funcopt.clip_by_global_norm, {"max_norm": 0.5}, ("max_norm",)),
+    Case("clip_by_value", funcopt.clip_by_value, {"clip_value": 0.5}, ("clip_value",)),
+    Case("trace", funcopt.trace, {"momentum": 0.9, "dampening": 0.3}, ("momentum", "dampening")),
+    Case("trace, nesterov", funcopt.trace, {"momentum": 0.9, "nesterov": True}, ("momentum",)),
+    Case("scale_by_adam", funcopt.scale_by_adam, {"betas": (0.8, 0.9), "eps": 0.1, "amsgrad": True}, ("betas", "eps")),
+    Case("sgd", funcopt.sgd, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1, "maximize": True}, ("lr", "momentum")),
+    Case("sgd, plain", funcopt.sgd, {"lr": 0.1}, ("lr",)),
+    Case("adam", funcopt.adam, {"lr": 0.1, "weight_decay": 0.1, "decoupled_weight_decay": False}, ("lr", "betas")),
+    Case("adamw", funcopt.adamw, {"lr": 0.1, "weight_decay": 0.1, "amsgrad": True}, ("lr", "weight_decay")),
+    Case("card", card, {"weight_decay": 1e-4, "lr": 1e-3}, ("lr",)),
+    Case(
+        "masked",
+        lambda lr: funcopt.masked(funcopt.adam(lr), {"body": True, "head": {"w": True, "b": False}}),
+        {"lr": 0.1},
+        ("lr",),
+        elementwise=False,
+    ),
+    Case(
+        "partition",
+        lambda lr: funcopt.partition({"a": funcopt.sgd(lr), "b": funcopt.adam(lr)}, {"body": "a", "head": "b"}),
+        {"lr": 0.1},
+        ("lr",),
+        elementwise=False,
+    ),
+]
+LAWS = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+def make_tree(seed: int, dtype: Any = jnp.float32) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    return {
+        "body": jnp.asarray(rng.normal(size=(3, 2)), dtype),
+        "head": {"w": jnp.asarray(rng.normal(size=(4,)), dtype), "b": jnp.asarray(rng.normal(), dtype)},
+    }
+
+
+def constant(value: Any) -> Callable[[Any], Any]:
+    return lambda step: value
+
+
+@functools.cache
+def run(case: Case, steps: int = 3) -> tuple[Any, Any]:
+    """Parameters and state after a few updates: what several laws compare with."""
+    return apply(case(), make_tree(0), [make_tree(i + 1) for i in range(steps)])
+
+
+def apply(tx: funcopt.GradientTransformationExtraArgs, params: Any, gradients: list[Any]) -> tuple[Any, Any]:
+    state = tx.init(params)
+    for grads in gradients:
+        updates, state = tx.update(grads, state, params)
+        params = funcopt.apply_updates(params, updates)
+    return params, state
+
+
+Case.__hash__ = lambda self: hash(self.name)  # pyright: ignore[reportAttributeAccessIssue]  # for the cache above
+
+
+@LAWS
+def test_state_is_a_fixed_point_of_scan_and_donation(case: Case) -> None:
+    tx = case()
+
+    def step(carry: Any, grads: Any) -> tuple[Any, None]:
+        params, state = carry
+        updates, state = tx.update(grads, state, params)
+        return (funcopt.apply_updates(params, updates), state), None
+
+    gradients = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[make_tree(i + 1) for i in range(3)])
+    params = make_tree(0)
+    scan = jax.jit(lambda carry, xs: lax.scan(step, carry, xs), donate_argnums=0)
+    result, _ = scan((params, tx.init(params)), gradients)
+    # XLA contracts products into FMAs where single operations do not: a few ulp per step.
+    chex.assert_trees_all_close(result, run(case), rtol=3e-6, atol=3e-6)
+
+
+@LAWS
+def test_updates_keep_structure_shape_and_dtype(case: Case) -> None:
+    for dtype in (jnp.float32, jnp.bfloat16, jnp.float16, jnp.complex64):
+        params, grads = make_tree(0, dtype), make_tree(1, dtype)
+        tx = case()
+        state = tx.init(params)
+        updates, new_state = tx.update(grads, state, params)
+        chex.assert_trees_all_equal_shapes_and_dtypes(updates, grads)
+        chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
+        assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(updates))
+
+
+@LAWS
+def test_gradients_of_another_dtype_leave_the_state_as_it_was_made(case: Case) -> None:
+    params, grads = make_tree(0, jnp.bfloat16), make_tree(1, jnp.float32)
+    tx = case()
+    state = tx.init(params)
+    updates, new_state = tx.update(grads, state, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
+    chex.assert_trees_all_equal_shapes_and_dtypes(funcopt.apply_updates(params, updates), params)
+
+
+@LAWS
+def test_inputs_are_not_changed(case: Case) -> None:
+    tx = case()
+    inputs = (make_tree(1), tx.init(make_tree(0)), make_tree(0))
+    before = jax.tree.map(np.array, inputs)
+    tx.update(*inputs)
+    chex.assert_trees_all_equal(inputs, before)
+
+
+@LAWS
+def test_two_calls_trace_once(case: Case) -> None:
+    tx = case()
+    traces = 0
+
+    @jax.jit
+    def update(grads: Any, state: Any, params: Any) -> Any:
+        nonlocal traces
+        traces += 1
+        return tx.update(grads, state, params)
+
+    params = make_tree(0)
+    _, state = update(make_tree(1), tx.init(params), params)
+    update(make_tree(2), state, params)
+    assert traces == 1
+
+
+@LAWS
+def test_missing_gradients_leave_their_leaves_untouched(case: Case) -> None:
+    """Twice the same update of `head`, once without and once with a gap in which only `body` has a gradient."""
+    tx, params, zeros = case(), make_tree(0), jax.tree.map(jnp.zeros_like, make_tree(0))
+    state = tx.init(params)
+    gap = {"body": make_tree(1)["body"], "head": {"w": None, "b": None}}
+    updates, after_gap = tx.update(gap, state, params)
+    assert updates["head"] == {"w": None, "b": None}
+    chex.assert_trees_all_equal(funcopt.apply_updates(params, updates)["head"], params["head"])
+
+    # Only `head` moves: a global norm sees the same gradients, whatever `body` did before.
+    head_only = {**zeros, "head": make_tree(2)["head"]}
+    scheduled_alike, _ = tx.update(head_only, state, params)
+    after, _ = tx.update(head_only, after_gap, params)
+    chex.assert_trees_all_equal(after["head"], scheduled_alike["head"])
+
+
+@LAWS
+def test_all_gradients_missing_change_nothing(case: Case) -> None:
+    tx, params = case(), make_tree(0)
+    state = tx.init(params)
+    updates, new_state = tx.update(jax.tree.map(lambda _: None, params), state, params)
+    assert jax.tree.leaves(updates) == []
+    chex.assert_trees_all_equal(new_state, state)
+    chex.assert_trees_all_equal(funcopt.apply_updates(params, updates), params)
+
+
+@LAWS
+def test_prefix_equals_full_tree(case: Case) -> None:
+    for name, value in case.hyperparams.items():
+        for tree in (
+            {"body": value, "head": value},
+            {"body": value, "head": {"w": value, "b": value}},
+        ):
+            assert_same(case, case(**{name: tree}))
+
+
+@LAWS
+def test_constant_schedule_equals_number(case: Case) -> None:
+    for name in case.scheduled:
+        value = case.hyperparams.get(name, (0.9, 0.999))
+        assert_same(case, case(**{name: constant(value)}))
+        assert_same(case, case(**{name: {"body": value, "head": constant(value)}}))
+
+
+def assert_same(case: Case, tx: funcopt.GradientTransformationExtraArgs) -> None:
+    params, _ = apply(tx, make_tree(0), [make_tree(i + 1) for i in range(3)])
+    # A schedule's value is a float32 scalar where a number is a double until it meets the array: two roundings.
+    chex.assert_trees_all_close(params, run(case)[0], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.elementwise], ids=lambda case: case.name)
+def test_empty_tree_and_scalar_leaf(case: Case) -> None:
+    tx = case()
+    updates, _ = tx.update({}, tx.init({}), {})
+    assert updates == {}
+    updates, state = tx.update(jnp.asarray(0.3), tx.init(2.0), 2.0)
+    chex.assert_shape(updates, ())
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, tx.init(2.0))
+
+
+@LAWS
+def test_elementwise_mark_means_that_leaves_may_be_joined(case: Case) -> None:
+    assert isinstance(case(), ElementwiseTransformation) == case.elementwise
+    if not case.elementwise:
+        return
+
+    def join(tree: Any) -> jax.Array:
+        return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+    joined, _ = apply(case(), join(make_tree(0)), [join(make_tree(i + 1)) for i in range(3)])
+    # A norm adds up in another order: one ulp of it.
+    chex.assert_trees_all_close(joined, join(run(case)[0]), rtol=1e-6, atol=1e-6)
+
+
+@LAWS
+def test_integer_parameters_are_refused(case: Case) -> None:
+    tree = {**make_tree(0), "body": jnp.arange(6).reshape(3, 2)}
+    with pytest.raises(ValueError, match=r"parameter \['body'\] must be floating or complex, got int32"):
+        case().init(tree)
