@@ -1,0 +1,157 @@
+"""Seeing a schedule before a run: its boundaries as a table, the usual mistakes, and its plot."""
+
+import importlib
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from funcopt import _checks
+from funcopt._base import Schedule
+from funcopt.schedules._formula import as_schedule
+
+_JUMP = 3.0  # a change this many times its neighbours is a jump; the steepest start of a shape, "sqrt", has 2.4
+_NEGLIGIBLE = 0.01  # of the range: a minimum missed by less (a cosine's last step in more than 16) is no mistake
+_HORIZON = 10  # how many times the length of the run a minimum is looked for
+
+
+class Description(NamedTuple):
+    """What `describe` found; printing it shows the table and the problems."""
+
+    rows: list[tuple[int, float]]  # (step, value) at every boundary; the last one is one beyond the last update
+    problems: list[str]  # what is usually a mistake, a sentence each
+
+    def __str__(self) -> str:
+        width = max(len("step"), *(len(str(step)) for step, _ in self.rows))
+        table = [f"{'step':>{width}}  value", *(f"{step:>{width}}  {value:.6g}" for step, value in self.rows)]
+        return "\n".join([*table, *(f"! {problem}" for problem in self.problems)])
+
+
+def describe(schedule: Schedule, steps: int) -> Description:
+    """Tabulates a schedule at its boundaries and warns of what is usually a mistake.
+
+    Boundaries are steps 0 and 1, the ones where it turns, levels off, starts to move or jumps, the last one and one
+    beyond. Mistakes are values that are negative or not finite, a minimum that lies after the end of the run, and a
+    jump at the end of a warm-up.
+
+    Args:
+        schedule: any schedule that takes an array of steps.
+        steps: number of updates in the run, >= 1.
+
+    Returns:
+        The table and the problems; each problem is also a `UserWarning`.
+
+    Raises:
+        ValueError: if `steps` is less than 1.
+
+    Example:
+        >>> from funcopt.schedules import warmup_cosine
+        >>> describe(warmup_cosine(1.0, warmup_steps=4, total_steps=12), steps=20).rows
+        [(0, 0.0), (1, 0.25), (4, 1.0), (12, 0.0), (19, 0.0), (20, 0.0)]
+    """
+    inner = as_schedule("describe", "schedule", schedule)
+    _checks.check_real("describe", "steps", steps, _checks.AT_LEAST_ONE)
+    values = _values(inner, np.arange(int(steps) + 1))
+    rows = [(int(step), float(values[step])) for step in _boundaries(values)]
+    problems = _find_problems(inner, values)
+    for problem in problems:
+        warnings.warn(problem, UserWarning, stacklevel=2)
+    return Description(rows, problems)
+
+
+def plot(schedules: Schedule | Mapping[str, Schedule], steps: int) -> Any:
+    """Draws one schedule, or several below each other.
+
+    Args:
+        schedules: one that takes an array of steps, or a mapping from a name (of a hyperparameter, say) to one.
+        steps: number of updates to show, >= 1.
+
+    Returns:
+        A `matplotlib.figure.Figure`, on no canvas of pyplot's: save it, or return it in a notebook.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+
+    Example:
+        >>> from funcopt.schedules import one_cycle_lr
+        >>> cycle = one_cycle_lr(0.1, total_steps=100)
+        >>> figure = plot({"lr": cycle, "momentum": cycle.momentum}, steps=100)
+    """
+    _checks.check_real("plot", "steps", steps, _checks.AT_LEAST_ONE)
+    named = schedules if isinstance(schedules, Mapping) else {"value": schedules}
+    if not named:
+        _checks.fail("plot", "schedules", "a schedule or a mapping with at least one", schedules)
+    lines = {name: as_schedule("plot", f"schedules[{name!r}]", schedule) for name, schedule in named.items()}
+    try:
+        figure_module = importlib.import_module("matplotlib.figure")
+    except ImportError as error:
+        raise ImportError("plot: needs matplotlib, which is not installed; pip install matplotlib") from error
+    figure = figure_module.Figure(figsize=(6.4, 1.2 + 2.0 * len(lines)), layout="constrained")
+    count = np.arange(int(steps))
+    axes = figure.subplots(len(lines), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, (name, schedule) in zip(axes, lines.items(), strict=True):
+        axis.plot(count, _values(schedule, count))
+        axis.set_ylabel(name)
+    axes[-1].set_xlabel("step")
+    return figure
+
+
+def _values(schedule: Schedule, steps: np.ndarray) -> np.ndarray:
+    return np.asarray(schedule(steps), dtype=np.float64)
+
+
+def _is_jump(values: np.ndarray) -> np.ndarray:
+    """Which changes to the next value are much larger than the ones before and after them."""
+    size = np.abs(np.diff(values))
+    neighbours = np.maximum(np.append(0.0, size[:-1]), np.append(size[1:], 0.0))
+    return (size > _JUMP * neighbours) & (size > _NEGLIGIBLE * np.ptp(values))
+
+
+def _boundaries(values: np.ndarray) -> list[int]:
+    change = np.diff(values)
+    trend = np.sign(np.where(np.abs(change) > 1e-12 * np.max(np.abs(values)), change, 0.0))
+    turns = np.flatnonzero(np.diff(trend)) + 1
+    jumps = np.flatnonzero(_is_jump(values))
+    last = len(values) - 1
+    return sorted({0, min(1, last), *turns.tolist(), *jumps.tolist(), *(jumps + 1).tolist(), last - 1, last})
+
+
+def _find_problems(schedule: Schedule, values: np.ndarray) -> list[str]:
+    used = values[:-1]
+    if not np.isfinite(used).all():
+        return [f"the value is not finite at step {np.flatnonzero(~np.isfinite(used))[0]}"]
+    problems = []
+    if used.min() < 0.0:
+        step = int(np.flatnonzero(used < 0.0)[0])
+        problems.append(f"the value is negative at step {step} ({used[step]:.6g})")
+    problems += _find_missed_minimum(schedule, values) + _find_warmup_jump(values)
+    return problems
+
+
+def _find_missed_minimum(schedule: Schedule, values: np.ndarray) -> list[str]:
+    """A schedule that falls at the end of the run and comes to its minimum later: too long, or in another unit."""
+    steps = len(values) - 1
+    if steps < 2 or not values[-3] > values[-2] > values[-1]:
+        return []
+    later = np.unique(np.append(np.arange(steps, 2 * steps), np.linspace(2 * steps, _HORIZON * steps, 1000).round()))
+    beyond = _values(schedule, later)
+    lowest = int(np.argmin(beyond))
+    # One that falls for ever, such as an exponential, has no minimum to reach.
+    reached = lowest < len(beyond) - 1
+    if not reached or values[-2] - beyond[lowest] <= _NEGLIGIBLE * (values.max() - beyond[lowest]):
+        return []
+    when = int(later[lowest])
+    return [f"the minimum {beyond[lowest]:.6g} is reached at step {when} only; the last update uses {values[-2]:.6g}"]
+
+
+def _find_warmup_jump(values: np.ndarray) -> list[str]:
+    rising = np.diff(values) > 0.0
+    end = len(rising) if rising.all() else int(np.argmin(rising))
+    jumps = np.flatnonzero(_is_jump(values))
+    # Either the last rise is too steep, or what follows the warm-up starts elsewhere.
+    return [
+        f"the value jumps at the end of the warm-up, from {values[i]:.6g} at step {i} to {values[i + 1]:.6g}"
+        for i in jumps.tolist()
+        if end > 1 and i in (end - 1, end)
+    ]
