@@ -1,0 +1,279 @@
+"""`TorchBridge`: a gradient transformation as a `torch.optim.Optimizer`.
+
+The bridge reads `param_groups`, hands gradients, state and parameters to the engine, and writes the result back. What
+the hyperparameters mean is in `_recipe.py`, what is compiled in `_engine.py`, what a checkpoint looks like in
+`_state_dict.py`.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+
+from funcopt._base import GradientTransformation, PyTree
+from funcopt._checks import is_schedule
+from funcopt.torch_bridge import _buffers, _state_dict
+from funcopt.torch_bridge._engine import Engine
+from funcopt.torch_bridge._groups import GroupLeaves, PerGroup
+from funcopt.torch_bridge._recipe import Layout, Recipe
+
+Params = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
+Transform = GradientTransformation | Callable[..., GradientTransformation]
+
+
+class TorchBridge(torch.optim.Optimizer):
+    """Runs a recipe on torch parameters: each `step()` is one call of a compiled XLA program.
+
+    It is a torch optimizer: `param_groups` are read at every step, so any `torch.optim.lr_scheduler` drives it, and a
+    changed number never recompiles. A group's `lr_mult` and `decay_mult` multiply its `lr` and `weight_decay` where
+    they are used, so they survive every scheduler. A parameter whose `grad` is None is left alone, and so is its state.
+
+    All groups are one tree: a global-norm clip in the recipe is global. optax's own factories know no groups and run
+    once for each.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or group dicts, as for any torch optimizer; on one device.
+        transform: a factory whose arguments become group hyperparameters (`funcopt.adamw`, `optax.lion`, your own
+            function that returns a chain), or a ready transformation, which has none.
+        **hyperparams: values for the factory's arguments: numbers, flags, or schedules, which are evaluated at the
+            count of applied updates before each; `lr` also names optax's `learning_rate`. What is not given has the
+            factory's default.
+
+    Raises:
+        ValueError: for a value that the factory refuses, in any group.
+        TypeError: for an argument that the factory lacks or needs.
+        RuntimeError: for parameters on a device that JAX does not have.
+
+    Example:
+        >>> import funcopt, torch
+        >>> model = torch.nn.Linear(2, 1)
+        >>> optimizer = funcopt.TorchBridge(model.parameters(), funcopt.adamw, lr=1e-3)
+        >>> model(torch.ones(1, 2)).sum().backward()
+        >>> optimizer.step()
+    """
+
+    def __init__(self, params: Params, transform: Transform, **hyperparams: Any) -> None:
+        self._recipe = Recipe(transform, hyperparams)
+        self._engine: Engine | None = None
+        self._tree: PyTree = None
+        self._layout: Layout | None = None
+        self._schedules: list[dict[str, Callable[[Any], Any]]] = []
+        super().__init__(params, dict(self._recipe.defaults))
+        self._start()
+
+    @property
+    def compilations(self) -> int:
+        """How often the update was compiled so far."""
+        return 0 if self._engine is None else self._engine.traces
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Updates the parameters that have a gradient.
+
+        Writes those parameters and no other tensor; reads their gradients.
+
+        Args:
+            closure: evaluates the model anew and returns the loss; called once, with gradients enabled.
+
+        Returns:
+            The closure's result, or None.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        assert self._engine is not None
+        self._apply_schedules()
+        layout, numbers = self._recipe.split(self.param_groups)
+        if layout != self._layout:
+            # A flag, or whether there is momentum, may decide what the state consists of.
+            self._rebuild(self.state)
+        due = self._params_by_group(lambda p: p.grad is not None)
+        tensors = [p for leaves in due.values for p in leaves.values]
+        if not tensors:
+            return loss
+        grads = _map_leaves(self._gradient, due)
+        borrowed = _map_leaves(_buffers.borrow_as_jax, due)
+        arrays, self._tree = self._engine.update(layout, numbers, grads, self._tree, borrowed)
+        _buffers.write_back(tensors, [array for leaves in arrays.values for array in leaves.values])
+        for group, schedules in zip(self.param_groups, self._schedules, strict=True):
+            if schedules:
+                group["schedule_step"] += 1
+        return loss
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group, as torch does. Its parameters start at their own step 0; those before keep their state.
+
+        A schedule in the group, or among the defaults, starts where the other groups' schedules are.
+        """
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+        where = f"parameter group {len(self.param_groups)}"
+        self._recipe.check_group(param_group, where)
+        known = self.state
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            schedules = {name: group[name] for name in self._recipe.defaults if is_schedule(group[name])}
+            if schedules:
+                group["schedule_step"] = max((g.get("schedule_step", 0) for g in self.param_groups), default=0)
+            self._schedules.append(schedules)
+            self._apply_schedules()
+            self._check_values()
+            if self._engine is not None:
+                self._rebuild(known)
+        except BaseException:
+            self.param_groups.pop()
+            del self._schedules[len(self.param_groups) :]
+            raise
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state in torch's layout: `torch.optim`'s class of the same algorithm can load it, and the reverse.
+
+        Returns:
+            `{"state": {index: {name: tensor}}, "param_groups": [...]}`. The tensors are snapshots: later steps leave
+            them alone.
+        """
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Loads a state in torch's layout, the bridge's or that of torch's own optimizer, by position.
+
+        State keeps the dtypes that it has here. Group fields come from `state_dict` where it has them; a schedule goes
+        on from the count that was saved.
+
+        Raises:
+            ValueError: if groups, names of state or shapes do not fit; nothing has been changed then.
+        """
+        loaded = dict(state_dict)
+        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
+            loaded = pre_hook(self, loaded) or loaded
+        groups = copy.deepcopy(loaded["param_groups"])
+        if len(groups) != len(self.param_groups):
+            raise ValueError(
+                f"load_state_dict: there must be {len(self.param_groups)} parameter groups, got {len(groups)}"
+            )
+        entries: dict[_state_dict.Place, _state_dict.Entry] = {}
+        for i, (saved, group) in enumerate(zip(groups, self.param_groups, strict=True)):
+            if len(saved["params"]) != len(group["params"]):
+                raise ValueError(
+                    f"load_state_dict: parameter group {i} must have {len(group['params'])} parameters, got "
+                    f"{len(saved['params'])}"
+                )
+            for key, index in zip(_keys(group), saved["params"], strict=True):
+                entries[i, key] = loaded["state"].get(index, {})
+        merged = [{**g, **saved, "params": g["params"]} for g, saved in zip(self.param_groups, groups, strict=True)]
+        tree = self._write_entries(merged, entries, complete=True)
+        for group, new in zip(self.param_groups, merged, strict=True):
+            group.update(new)
+        self._tree = tree
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
+
+    @property
+    def state(  # pyright: ignore[reportIncompatibleVariableOverride]
+        self,
+    ) -> dict[torch.Tensor, dict[str, torch.Tensor]]:
+        """Each parameter's state under torch's names: a snapshot; change it through `load_state_dict`."""
+        if self._engine is None:
+            return {}
+        with self._engine.precision():
+            entries = _state_dict.read_entries(self._tree, self._places())
+        return {p: entries[place] for place, p in self._places().items() if entries[place]}
+
+    @state.setter
+    def state(self, value: Mapping[torch.Tensor, dict[str, Any]]) -> None:
+        # torch's constructor assigns an empty state before there are parameters, and unpickling one with values.
+        if self._engine is not None or value:
+            self._rebuild(value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {name: self.__dict__[name] for name in ("_recipe", "_schedules")}
+        return {**super().__getstate__(), **own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        entries = state.pop("state")
+        super().__setstate__(state)
+        self._start()
+        self.state = entries
+
+    def _start(self) -> None:
+        devices = {p.device for group in self.param_groups for p in group["params"]}
+        if len(devices) > 1:
+            raise RuntimeError(f"TorchBridge: parameters must be on one device, got {', '.join(map(str, devices))}")
+        self._engine = Engine(self._recipe, _buffers.jax_device(devices.pop()))
+        self._tree = self._fresh(self.param_groups)
+
+    def _fresh(self, groups: list[dict[str, Any]]) -> PyTree:
+        """A new state for all parameters."""
+        engine = self._engine
+        assert engine is not None
+        with engine.precision():
+            params = _map_leaves(lambda p: _buffers.copy_to_jax(p, engine.device), self._params_by_group())
+        self._layout, numbers = self._recipe.split(groups)
+        return engine.init(self._layout, numbers, params)
+
+    def _rebuild(self, known: Mapping[torch.Tensor, _state_dict.Entry]) -> None:
+        """Makes the state anew for the groups as they are, with what is known of it."""
+        entries = {place: known.get(p, {}) for place, p in self._places().items()}
+        self._tree = self._write_entries(self.param_groups, entries, complete=False)
+
+    def _write_entries(
+        self, groups: list[dict[str, Any]], entries: Mapping[_state_dict.Place, _state_dict.Entry], *, complete: bool
+    ) -> PyTree:
+        assert self._engine is not None
+        fresh = self._fresh(groups)
+        with self._engine.precision():
+            device = self._engine.device
+            return _state_dict.write_entries(fresh, entries, device, self._describe, complete=complete)
+
+    def _gradient(self, p: torch.Tensor) -> Any:
+        assert p.grad is not None
+        if p.grad.layout != torch.strided:
+            raise RuntimeError(f"TorchBridge: {self._recipe.name} does not support sparse gradients")
+        return _buffers.borrow_as_jax(p.grad)
+
+    def _check_values(self) -> None:
+        """Builds the transformation from the groups' plain numbers, so that the factory checks them."""
+        layout, numbers = self._recipe.split(self.param_groups)
+        self._recipe.build(layout.fill(numbers.tolist()))
+
+    def _apply_schedules(self) -> None:
+        """Writes scheduled hyperparameters into their groups."""
+        for group, schedules in zip(self.param_groups, self._schedules, strict=True):
+            for name, schedule in schedules.items():
+                group[name] = _plain(schedule(group["schedule_step"]))
+
+    def _params_by_group(self, keep: Callable[[torch.Tensor], bool] = lambda p: True) -> PerGroup:
+        leaves = []
+        for i, group in enumerate(self.param_groups):
+            chosen = [(key, p) for key, p in zip(_keys(group), group["params"], strict=True) if keep(p)]
+            leaves.append(GroupLeaves(i, tuple(key for key, _ in chosen), (p for _, p in chosen)))
+        return PerGroup(leaves)
+
+    def _places(self) -> dict[_state_dict.Place, torch.Tensor]:
+        return {
+            (i, key): p
+            for i, group in enumerate(self.param_groups)
+            for key, p in zip(_keys(group), group["params"], strict=True)
+        }
+
+    def _describe(self, place: _state_dict.Place) -> str:
+        group, key = place
+        return f"parameter {key!r} of group {group}"
+
+
+def _keys(group: Mapping[str, Any]) -> tuple[str | int, ...]:
+    """What the parameters of a group are called in its tree."""
+    return tuple(group.get("param_names", range(len(group["params"]))))
+
+
+def _map_leaves(fn: Callable[[torch.Tensor], Any], params: PerGroup) -> PerGroup:
+    return PerGroup(GroupLeaves(leaves.group, leaves.keys, map(fn, leaves.values)) for leaves in params.values)
+
+
+def _plain(value: Any) -> Any:
+    """A schedule's value as Python numbers, which is what groups hold and checkpoints carry."""
+    return tuple(map(float, value)) if isinstance(value, tuple | list) else float(value)

@@ -1,0 +1,98 @@
+"""The compiled update: what is traced, what is static, what is donated.
+
+    traced   gradients, state, parameters; the numbers of all groups, packed in one float64 vector
+    static   flags and names (`_recipe.Layout`), and which parameters have a gradient (the trees' structure)
+    donated  the state, which JAX owns; parameters and gradients are torch's and only borrowed
+
+Everything runs with x64 enabled: float64 parameters keep their bits, and scalar arithmetic is float64 as in torch,
+while the arrays keep their own dtypes.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcopt._base import PyTree, apply_updates
+from funcopt._tree import weak, with_step_per_leaf
+from funcopt.torch_bridge._buffers import Device
+from funcopt.torch_bridge._groups import GroupLeaves, PerGroup, is_group_leaves
+from funcopt.torch_bridge._recipe import Layout, Recipe
+
+
+class Engine:
+    """Runs a recipe on one device. It keeps no state between calls but the compiled programs."""
+
+    def __init__(self, recipe: Recipe, device: Device) -> None:
+        self.device = device
+        self.traces = 0  # times the update was traced: one per layout and pattern of missing gradients
+        self._recipe = recipe
+        self._jitted = jax.jit(self._update, static_argnums=0, donate_argnums=3)
+
+    @contextlib.contextmanager
+    def precision(self) -> Iterator[None]:
+        """The context in which all of the engine's arrays are made and used."""
+        with jax.enable_x64(True), jax.default_device(self.device):
+            yield
+
+    def init(self, layout: Layout, numbers: np.ndarray, params: PerGroup) -> PyTree:
+        """The initial state, in arrays of its own: none is a parameter's, or another's twice, so all can be donated."""
+        with self.precision():
+            return jax.tree.map(jnp.array, self._recipe.build(layout.fill(numbers.tolist())).init(params))
+
+    def update(
+        self, layout: Layout, numbers: np.ndarray, grads: PerGroup, state: PyTree, params: PerGroup
+    ) -> tuple[PerGroup, PyTree]:
+        """One update.
+
+        Args:
+            layout: static part of the hyperparameters.
+            numbers: float64 vector, the rest of them.
+            grads: for the parameters that have one; borrowed.
+            state: for all parameters; donated, not to be used again.
+            params: the parameters that have a gradient; borrowed.
+
+        Returns:
+            New arrays for `params`, and the state for all parameters. Both are ready: no computation still reads
+            borrowed memory.
+        """
+        with self.precision():
+            present = {node.group: node.keys for node in grads.values}
+            partial = any(
+                node.keys != present[node.group]
+                for node in jax.tree.leaves(state, is_leaf=is_group_leaves)
+                if is_group_leaves(node)
+            )
+            whole = with_step_per_leaf(state) if partial else state
+            if partial:
+                state = _map_group_leaves(lambda node: node.take(present[node.group]), whole)
+            new_params, new_state = self._jitted(layout, numbers, grads, state, params)
+            jax.block_until_ready((new_params, new_state))
+            if partial:
+                new_state = _map_group_leaves(lambda node, part: node.put(part), whole, new_state)
+            return new_params, new_state
+
+    def _update(
+        self, layout: Layout, numbers: jax.Array, grads: PerGroup, state: PyTree, params: PerGroup
+    ) -> tuple[PerGroup, PyTree]:
+        self.traces += 1
+        tx = self._recipe.build(layout.fill([weak(numbers[i]) for i in range(layout.size)]))
+        updates, new_state = tx.update(jax.tree.map(_widen, grads), state, params)
+        # A transformation that is careless with dtypes (float32 moments for bfloat16 parameters after one update)
+        # must not change what its state is made of.
+        new_state = jax.tree.map(lambda new, old: new.astype(old.dtype), new_state, state)
+        return apply_updates(params, updates), new_state
+
+
+def _widen(grad: jax.Array) -> jax.Array:
+    """Half-precision gradients become float32 updates: the sum with the parameter is then rounded once, as in torch."""
+    return grad.astype(jnp.promote_types(grad.dtype, jnp.float32))
+
+
+def _map_group_leaves(fn: Callable[..., GroupLeaves], tree: PyTree, *rest: PyTree) -> PyTree:
+    """Maps over what is kept per parameter; the last tree's values are taken for the rest of the state."""
+    return jax.tree.map(
+        lambda *nodes: fn(*nodes) if is_group_leaves(nodes[0]) else nodes[-1], tree, *rest, is_leaf=is_group_leaves
+    )

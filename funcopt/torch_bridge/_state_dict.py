@@ -1,0 +1,158 @@
+"""A state pytree as torch keeps state: per parameter a flat dict of tensors, under the names of the state's fields.
+
+What a state keeps per parameter goes to that parameter; what it keeps once (a count) goes to every parameter, as torch
+has a `step` for each. A name that occurs twice in a chain gets a number from its second occurrence on.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import torch
+from jax.tree_util import DictKey, GetAttrKey
+
+from funcopt._base import PyTree
+from funcopt._tree import flatten, is_array, is_none, per_leaf_step, with_step_per_leaf
+from funcopt.torch_bridge._buffers import Device, borrow_as_torch, copy_to_jax
+from funcopt.torch_bridge._groups import GroupLeaves, PerGroup
+from funcopt.transforms import TraceState
+
+Entry = dict[str, Any]
+Place = tuple[int, str | int]
+"""A parameter: its group and its key there."""
+
+
+def _map_named(fn: Callable[[str, int | None, Any], Any], state: PyTree) -> PyTree:
+    """Maps `fn(name, group, node)` over a state's units: what is kept for a group's parameters, or once.
+
+    Args:
+        fn: gets the name, the group (None: all groups) and a `GroupLeaves` or an array; its results replace the nodes.
+        state: the state.
+    """
+    used: dict[tuple[int | None, str], int] = {}
+
+    def unique(name: str, group: int | None) -> str:
+        count = used[group, name] = used.get((group, name), -1) + 1
+        return f"{name}.{count}" if count else name
+
+    def visit(node: PyTree, name: str, group: int | None) -> PyTree:
+        if isinstance(node, GroupLeaves):
+            return fn(unique(name, node.group), node.group, node)
+        if isinstance(node, PerGroup):
+            return PerGroup(visit(value, name, i) for i, value in enumerate(node.values))
+        if is_array(node):
+            return fn(unique(name, group), group, node)
+        children, treedef = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
+        return treedef.unflatten([visit(child, _name(path, name), group) for path, child in children])
+
+    return visit(state, "state", None)
+
+
+def _name(path: tuple[Any, ...], parent: str) -> str:
+    match path[0]:
+        case GetAttrKey(name=name):
+            return name
+        case DictKey(key=key):
+            return str(key)
+    return parent
+
+
+def read_entries(state: PyTree, places: Mapping[Place, Any]) -> dict[Place, Entry]:
+    """Each parameter's state as torch tensors of its own: what is done to them, or later here, stays on its side."""
+    entries: dict[Place, Entry] = {place: {} for place in places}
+
+    def read(name: str, group: int | None, node: Any) -> Any:
+        if isinstance(node, GroupLeaves):
+            for key, value in node.items():
+                if isinstance(value, jax.Array):
+                    entries[node.group, key][name] = _as_tensor(name, value)
+        else:
+            for place, entry in entries.items():
+                if group is None or place[0] == group:
+                    entry[name] = _as_tensor(name, node)
+        return node
+
+    _map_named(read, jax.tree.map(_as_torch_keeps, state, is_leaf=_is_trace))
+    return entries
+
+
+def _is_trace(node: object) -> bool:
+    return isinstance(node, TraceState)
+
+
+def _as_torch_keeps(node: PyTree) -> PyTree:
+    """torch.optim.SGD keeps no count: a parameter has a momentum buffer from its first update on, and no entry before."""
+    if not isinstance(node, TraceState):
+        return node
+    treedef = flatten(node.momentum_buffer)[1]
+    started = jax.tree.map(lambda step: int(step) > 0, per_leaf_step(node.step, treedef))
+    return {
+        "momentum_buffer": jax.tree.map(
+            lambda buffer, has: buffer if has else None, node.momentum_buffer, started, is_leaf=is_none
+        )
+    }
+
+
+def _as_tensor(name: str, value: jax.Array) -> torch.Tensor:
+    # torch counts in float32.
+    return borrow_as_torch(value).to(torch.float32 if name == "step" else None, copy=True)
+
+
+def write_entries(
+    fresh: PyTree,
+    entries: Mapping[Place, Entry],
+    device: Device,
+    describe: Callable[[Place], str],
+    *,
+    complete: bool = True,
+) -> PyTree:
+    """A state with the values of torch's entries.
+
+    Args:
+        fresh: a new state; says what is needed, and is used as it is for parameters without an entry.
+        entries: values by parameter; an empty entry is a parameter that was never updated.
+        device: where the arrays go.
+        describe: names a parameter in messages.
+        complete: whether an entry must have all that is needed; otherwise what it lacks is as in `fresh`.
+
+    Raises:
+        ValueError: for a value that is missing where `complete`, or has another shape.
+    """
+    steps = {float(entry.get("step", len(entry) > 0)) for entry in entries.values()}
+    if len(steps) > 1:
+        fresh = with_step_per_leaf(fresh)
+
+    def load(name: str, place: Place, old: jax.Array) -> jax.Array:
+        entry = entries.get(place, {})
+        if not entry:
+            return old
+        if name == "step" and name not in entry:
+            return jnp.ones_like(old)  # torch.optim.SGD's entries: there from the first update on
+        if name not in entry and not complete:
+            return old
+        if name not in entry:
+            raise ValueError(
+                f"load_state_dict: {describe(place)} must have the state {name!r}, got {', '.join(entry) or 'none'}"
+            )
+        value = torch.as_tensor(entry[name])
+        if tuple(value.shape) != old.shape:
+            raise ValueError(
+                f"load_state_dict: {name} of {describe(place)} must have shape {old.shape}, got {tuple(value.shape)}"
+            )
+        return copy_to_jax(value, device).astype(old.dtype)
+
+    def replace(name: str, group: int | None, node: Any) -> Any:
+        if isinstance(node, GroupLeaves):
+            return GroupLeaves(
+                node.group,
+                node.keys,
+                (
+                    load(name, (node.group, key), old) if isinstance(old, jax.Array) else old
+                    for key, old in node.items()
+                ),
+            )
+        own = [place for place, entry in entries.items() if entry and (group is None or place[0] == group)]
+        return load(name, own[0], node) if own else node
+
+    return _map_named(replace, fresh)
