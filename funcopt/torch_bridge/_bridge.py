@@ -172,9 +172,7 @@ class TorchBridge(torch.optim.Optimizer):
             post_hook(self)
 
     @property
-    def state(  # pyright: ignore[reportIncompatibleVariableOverride]
-        self,
-    ) -> dict[torch.Tensor, dict[str, torch.Tensor]]:
+    def state(self) -> dict[torch.Tensor, _state_dict.Entry]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Each parameter's state under torch's names: a snapshot; change it through `load_state_dict`."""
         if self._engine is None:
             return {}

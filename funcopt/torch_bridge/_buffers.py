@@ -49,7 +49,7 @@ def borrow_as_jax(tensor: torch.Tensor) -> Any:
 
 
 def copy_to_jax(tensor: torch.Tensor, device: Device) -> jax.Array:
-    """A JAX array of its own with a tensor's values; call it with x64 enabled, or 64-bit values lose half their bits."""
+    """A JAX array of its own with a tensor's values. With x64 disabled, 64-bit values would lose half their bits."""
     array = borrow_as_jax(tensor.to("cpu") if device.platform == "cpu" else tensor)
     return jax.device_put(np.array(array) if isinstance(array, np.ndarray) else array.copy(), device)
 

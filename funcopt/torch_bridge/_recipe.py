@@ -82,8 +82,8 @@ class Recipe:
         if self._ready is not None:
             if hyperparams:
                 raise TypeError(
-                    f"TorchBridge: {', '.join(hyperparams)} cannot be set on a ready transformation; pass a function that "
-                    "takes it and returns the transformation, such as funcopt.adamw instead of funcopt.adamw(1e-3)"
+                    f"TorchBridge: {', '.join(hyperparams)} cannot be set on a ready transformation; pass a function "
+                    "that takes it and returns the transformation, such as funcopt.adamw instead of funcopt.adamw(1e-3)"
                 )
             return
         if not callable(transform):

@@ -82,7 +82,7 @@ def _is_trace(node: object) -> bool:
 
 
 def _as_torch_keeps(node: PyTree) -> PyTree:
-    """torch.optim.SGD keeps no count: a parameter has a momentum buffer from its first update on, and no entry before."""
+    """torch.optim.SGD keeps no count: its buffer is there from a parameter's first update on, and not before."""
     if not isinstance(node, TraceState):
         return node
     treedef = flatten(node.momentum_buffer)[1]
