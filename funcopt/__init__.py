@@ -20,6 +20,7 @@ from funcopt._base import ScheduledState as ScheduledState
 from funcopt._base import apply_updates as apply_updates
 from funcopt._base import chain as chain
 from funcopt._base import named_chain as named_chain
+from funcopt._rows import RowSparse as RowSparse
 from funcopt.transforms import AdafactorState as AdafactorState
 from funcopt.transforms import AsgdState as AsgdState
 from funcopt.transforms import RpropState as RpropState
@@ -31,6 +32,7 @@ from funcopt.transforms import ScaleByMuonState as ScaleByMuonState
 from funcopt.transforms import ScaleByNadamState as ScaleByNadamState
 from funcopt.transforms import ScaleByRadamState as ScaleByRadamState
 from funcopt.transforms import ScaleByRmspropState as ScaleByRmspropState
+from funcopt.transforms import ScaleBySparseAdamState as ScaleBySparseAdamState
 from funcopt.transforms import TraceState as TraceState
 from funcopt.transforms import adadelta as adadelta
 from funcopt.transforms import adafactor as adafactor
@@ -62,7 +64,9 @@ from funcopt.transforms import scale_by_muon as scale_by_muon
 from funcopt.transforms import scale_by_nadam as scale_by_nadam
 from funcopt.transforms import scale_by_radam as scale_by_radam
 from funcopt.transforms import scale_by_rmsprop as scale_by_rmsprop
+from funcopt.transforms import scale_by_sparse_adam as scale_by_sparse_adam
 from funcopt.transforms import sgd as sgd
+from funcopt.transforms import sparse_adam as sparse_adam
 from funcopt.transforms import trace as trace
 
 if TYPE_CHECKING:

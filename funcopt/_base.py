@@ -6,7 +6,7 @@ of arrays, with every hyperparameter an argument. `leafwise` lifts it to trees a
 `scheduled` evaluates the hyperparameters that are functions of the step.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -15,6 +15,7 @@ import optax
 from optax import EmptyState, GradientTransformation, GradientTransformationExtraArgs
 
 from funcopt import _tree
+from funcopt._rows import HandlingOf, RowSparse, add_rows, coalesce, is_rows, put_rows, refuse, take_rows, to_dense
 
 Schedule: TypeAlias = Callable[[Any], Any]
 """A pure function of the step: `schedule(0)` is the value of the first update. Vectorised over arrays of steps."""
@@ -46,16 +47,21 @@ def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
 
     Args:
         params: tree of arrays.
-        updates: tree of the same structure and shapes; `None` leaves its parameter untouched.
+        updates: tree of the same structure and shapes; `None` leaves its parameter untouched, `RowSparse` changes
+            some of its rows.
 
     Returns:
         The new parameters, each in its parameter's dtype; the sum is rounded once.
     """
 
     def add(update: Any, param: Any) -> Any:
-        return param if update is None else jnp.asarray(param + update).astype(jnp.result_type(param))
+        if update is None:
+            return param
+        if is_rows(update):
+            return add_rows(param, update)
+        return jnp.asarray(param + update).astype(jnp.result_type(param))
 
-    return jax.tree.map(add, updates, params, is_leaf=_tree.is_none)
+    return jax.tree.map(add, updates, params, is_leaf=_tree.is_update)
 
 
 def _mark(init: Any, update: Any, elementwise: bool) -> GradientTransformationExtraArgs:
@@ -108,6 +114,7 @@ def leafwise(
     needs_dtype: bool = False,
     complaint: Callable[[Any], str] = _tree.complaint_unless_floating,
     elementwise: bool = True,
+    rows: HandlingOf = refuse,
     tuples: tuple[str, ...] = (),
 ) -> GradientTransformationExtraArgs:
     """Lifts a leaf rule to trees.
@@ -128,6 +135,8 @@ def leafwise(
         needs_dtype: whether the rule reads the dtype that the parameter is stored in; goes with `needs_params`.
         complaint: `complaint(param)` says what a parameter must be that `init` has to refuse, "" for the others.
         elementwise: whether the rule treats each element alone, and so may be marked.
+        rows: `rows(**hyperparams)` says what to do with a `RowSparse` update: refuse it, run the rule on those rows
+            of everything, or make it dense.
         tuples: names of the hyperparameters whose values are tuples.
 
     Returns:
@@ -159,6 +168,35 @@ def leafwise(
         trees = {name: treedef.unflatten([moment[i] for moment in moments]) for i, name in enumerate(moment_names)}
         return state(step=_tree.zero_step(), **trees) if counts else state(**trees)
 
+    def update_array(leaf: Any, param: Any, moments: Sequence[Any], values: dict[str, Any]) -> list[Any]:
+        stored = [jnp.asarray(leaf), *moments]
+        arguments = [None if x is None else _tree.to_compute(x) for x in stored]
+        if needs_params:
+            values["param"] = _tree.to_compute(jnp.asarray(param))
+        if needs_dtype:
+            values["dtype"] = jnp.result_type(param)
+        outputs = rule(*arguments, **values)
+        return [
+            None if old is None else _tree.from_compute(new, old.dtype)
+            for old, new in zip(stored, outputs if moments else (outputs,), strict=True)
+        ]
+
+    def update_leaf(leaf: Any, param: Any, moments: Sequence[Any], values: dict[str, Any]) -> list[Any]:
+        if not is_rows(leaf):
+            return update_array(leaf, param, moments, values)
+        handling = rows(**values)
+        if handling == "refuse":
+            raise RuntimeError(f"{owner} does not support sparse gradients; make them dense")
+        if handling == "dense":
+            return update_array(to_dense(leaf, moments[0]), param, moments, values)
+        indices, own = coalesce(leaf)
+        row_moments = [take_rows(moment, indices) for moment in moments]
+        new, *new_moments = update_array(own, take_rows(param, indices), row_moments, values)
+        return [
+            RowSparse(indices, new),
+            *(put_rows(old, indices, new) for old, new in zip(moments, new_moments, strict=True)),
+        ]
+
     def update(updates: PyTree, current: PyTree, params: PyTree = None, **extra: Any) -> tuple[PyTree, PyTree]:
         del extra
         if needs_params and params is None:
@@ -168,28 +206,16 @@ def leafwise(
         leaf_steps = _tree.broadcast_prefix(step, treedef, owner=owner, name="step")
         param_leaves = treedef.flatten_up_to(params) if needs_params else [None] * len(leaves)
         columns = [treedef.flatten_up_to(getattr(current, name)) for name in moment_names]
-        results: list[tuple[Any, ...]] = []
+        results: list[Sequence[Any]] = []
         for leaf, param, leaf_step, values, *moments in zip(
             leaves, param_leaves, leaf_steps, spread(treedef), *columns, strict=True
         ):
             if leaf is None:
                 results.append((None, *moments))
                 continue
-            stored = (jnp.asarray(leaf), *moments)
-            arguments = [None if x is None else _tree.to_compute(x) for x in stored]
-            if needs_params:
-                values["param"] = _tree.to_compute(jnp.asarray(param))
-            if needs_dtype:
-                values["dtype"] = jnp.result_type(param)
             if counts:
                 values["step"] = leaf_step
-            outputs = rule(*arguments, **values)
-            results.append(
-                tuple(
-                    None if old is None else _tree.from_compute(new, old.dtype)
-                    for old, new in zip(stored, outputs if moments else (outputs,), strict=True)
-                )
-            )
+            results.append(update_leaf(leaf, param, moments, values))
         trees = (
             [treedef.unflatten(column) for column in zip(*results, strict=True)]
             if results

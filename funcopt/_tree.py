@@ -14,6 +14,7 @@ import optax
 from jax import lax
 
 from funcopt._checks import is_schedule, is_tuple_value
+from funcopt._rows import is_rows
 
 PyTree = Any
 
@@ -22,14 +23,19 @@ def is_none(x: object) -> bool:
     return x is None
 
 
+def is_update(x: object) -> bool:
+    """Whether a node is one parameter's update, though a pytree could look inside."""
+    return x is None or is_rows(x)
+
+
 def is_array(x: object) -> bool:
     """Whether a node is a leaf and no container, not even an empty one."""
     return jax.tree_util.all_leaves([x])
 
 
 def flatten(tree: PyTree) -> tuple[list[Any], Any]:
-    """Flattens with `None` kept as a leaf, so that a missing gradient keeps its place."""
-    return jax.tree.flatten(tree, is_leaf=is_none)
+    """Flattens into what stands for one parameter each: arrays, `None` (a missing gradient), `RowSparse`."""
+    return jax.tree.flatten(tree, is_leaf=is_update)
 
 
 def broadcast_prefix(prefix: PyTree, treedef: Any, *, owner: str, name: str, tuples: bool = False) -> list[Any]:

@@ -42,13 +42,15 @@ def clip(schedule: Schedule | float, floor: float | None = None, ceiling: float 
         The schedule.
 
     Raises:
-        ValueError: if the bounds are in the wrong order.
+        ValueError: without a bound, or if they are in the wrong order.
 
     Example:
         >>> clip(lambda step: 1.0 - step / 4, floor=0.25)(3.5)
         np.float64(0.25)
     """
     inner = as_schedule("clip", "schedule", schedule)
+    if floor is None and ceiling is None:
+        _checks.fail("clip", "floor", "given, or ceiling", floor)
     for argument, bound in (("floor", floor), ("ceiling", ceiling)):
         if bound is not None:
             _checks.check_real("clip", argument, bound, _checks.FINITE)

@@ -31,7 +31,7 @@ def join(
 
     Returns:
         The schedule. A single step evaluates only the member whose turn it is; arrays and traced steps evaluate all
-        of them, each at steps of its own turn.
+        of them, each at steps of its own turn (its end included).
 
     Raises:
         ValueError: without members, with another number of milestones than members less one, with unsorted or

@@ -7,6 +7,7 @@ float dtype. A formula is written once, as `body(xp, step)` with `xp` one of the
 """
 
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -52,6 +53,7 @@ def formula(body: Callable[[Any, Any], Any]) -> Schedule:
         xp, steps = namespace(step), as_steps(step)
         return to_value(body(xp, steps if xp is jnp else np.asarray(steps, dtype=np.float64)[()]), step)
 
+    schedule.__qualname__ = body.__qualname__  # for its repr: names the factory
     return schedule
 
 
@@ -59,8 +61,9 @@ def as_schedule(owner: str, argument: str, value: Schedule | float) -> Schedule:
     """A schedule as it is, a number as the schedule that always has this value."""
     if callable(value):
         return value
-    if isinstance(value, list | tuple):
-        raise TypeError(f"{owner}: {argument} must be a schedule or a number, got {value!r}; make one per group")
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        fix = "; make one per group" if isinstance(value, list | tuple) else ""
+        raise TypeError(f"{owner}: {argument} must be a schedule or a number, got {value!r}{fix}")
     _checks.check_real(owner, argument, value, _checks.FINITE)
     return formula(lambda xp, step: value)
 

@@ -12,7 +12,7 @@ from funcopt._base import Schedule
 from funcopt.schedules._formula import as_schedule
 
 _JUMP = 3.0  # a change this many times its neighbours is a jump; the steepest start of a shape, "sqrt", has 2.4
-_NEGLIGIBLE = 0.01  # of the range: a minimum missed by less (a cosine's last step in more than 16) is no mistake
+_NEGLIGIBLE = 0.01  # of the range: what is missed by less is no mistake
 _HORIZON = 10  # how many times the length of the run a minimum is looked for
 
 
@@ -110,7 +110,8 @@ def _is_jump(values: np.ndarray) -> np.ndarray:
 
 def _boundaries(values: np.ndarray) -> list[int]:
     change = np.diff(values)
-    trend = np.sign(np.where(np.abs(change) > 1e-12 * np.max(np.abs(values)), change, 0.0))
+    rounding = 1e-12 * np.maximum(np.abs(values[1:]), np.abs(values[:-1]))
+    trend = np.sign(np.where(np.abs(change) > rounding, change, 0.0))
     turns = np.flatnonzero(np.diff(trend)) + 1
     jumps = np.flatnonzero(_is_jump(values))
     last = len(values) - 1
@@ -137,9 +138,9 @@ def _find_missed_minimum(schedule: Schedule, values: np.ndarray) -> list[str]:
     later = np.unique(np.append(np.arange(steps, 2 * steps), np.linspace(2 * steps, _HORIZON * steps, 1000).round()))
     beyond = _values(schedule, later)
     lowest = int(np.argmin(beyond))
-    # One that falls for ever, such as an exponential, has no minimum to reach.
-    reached = lowest < len(beyond) - 1
-    if not reached or values[-2] - beyond[lowest] <= _NEGLIGIBLE * (values.max() - beyond[lowest]):
+    # One that falls for ever, such as an exponential, has no minimum to reach; and schedules of n steps usually have
+    # theirs at step n, one beyond the last update.
+    if lowest in (0, len(beyond) - 1) or values[-2] - beyond[lowest] <= _NEGLIGIBLE * (values.max() - beyond[lowest]):
         return []
     when = int(later[lowest])
     return [f"the minimum {beyond[lowest]:.6g} is reached at step {when} only; the last update uses {values[-2]:.6g}"]

@@ -76,6 +76,8 @@ def exponential_lr(base_lr: float, gamma: float) -> Schedule:
 
 def check_milestones(owner: str, milestones: Iterable[int]) -> list[int]:
     """The milestones as a list, checked to be steps in order."""
+    if not isinstance(milestones, Iterable):
+        raise TypeError(f"{owner}: milestones must be a sequence of steps, got {milestones!r}")
     boundaries = list(milestones)
     for i, milestone in enumerate(boundaries):
         _checks.check_real(owner, f"milestones[{i}]", milestone, _checks.NON_NEGATIVE)

@@ -5,12 +5,14 @@ the hyperparameters mean is in `_recipe.py`, what is compiled in `_engine.py`, w
 `_state_dict.py`.
 """
 
+import collections
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 
+from funcopt import _checks
 from funcopt._base import GradientTransformation, PyTree
 from funcopt._checks import is_schedule
 from funcopt.torch_bridge import _buffers, _state_dict
@@ -53,12 +55,22 @@ class TorchBridge(torch.optim.Optimizer):
         >>> optimizer.step()
     """
 
+    _recipe: Recipe
+    _schedules: list[dict[str, Callable[[Any], Any]]]  # per group, by hyperparameter
+    _engine: Engine | None  # None until the state is first needed
+    _tree: PyTree
+    _layout: Layout
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "TorchBridge":
+        del args, kwargs
+        self = super().__new__(cls)
+        # Here and not in __init__, so that subclasses may take the constructor of a torch optimizer.
+        self._schedules = []
+        self._engine = None
+        return self
+
     def __init__(self, params: Params, transform: Transform, **hyperparams: Any) -> None:
         self._recipe = Recipe(transform, hyperparams)
-        self._engine: Engine | None = None
-        self._tree: PyTree = None
-        self._layout: Layout | None = None
-        self._schedules: list[dict[str, Callable[[Any], Any]]] = []
         super().__init__(params, dict(self._recipe.defaults))
         self._start()
 
@@ -83,20 +95,20 @@ class TorchBridge(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        assert self._engine is not None
+        self._check_gradients()
+        engine = self._started()
         self._apply_schedules()
         layout, numbers = self._recipe.split(self.param_groups)
         if layout != self._layout:
             # A flag, or whether there is momentum, may decide what the state consists of.
             self._rebuild(self.state)
         due = self._params_by_group(lambda p: p.grad is not None)
-        tensors = [p for leaves in due.values for p in leaves.values]
+        tensors = _values(due)
         if not tensors:
             return loss
-        grads = _map_leaves(self._gradient, due)
-        borrowed = _map_leaves(_buffers.borrow_as_jax, due)
-        arrays, self._tree = self._engine.update(layout, numbers, grads, self._tree, borrowed)
-        _buffers.write_back(tensors, [array for leaves in arrays.values for array in leaves.values])
+        grads, params = _map_leaves(_gradient, due), _map_leaves(_parameter, due)
+        results, self._tree = engine.update(layout, numbers, grads, self._tree, params)
+        _buffers.write_back(tensors, _values(params), _values(results))
         for group, schedules in zip(self.param_groups, self._schedules, strict=True):
             if schedules:
                 group["schedule_step"] += 1
@@ -111,10 +123,14 @@ class TorchBridge(torch.optim.Optimizer):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
         where = f"parameter group {len(self.param_groups)}"
         self._recipe.check_group(param_group, where)
-        known = self.state
+        known = {} if self._engine is None else self.state
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
+            if group.get("differentiable"):
+                _checks.fail(
+                    type(self).__name__, "differentiable", "False", True, "differentiate the JAX update with jax.grad"
+                )
             schedules = {name: group[name] for name in self._recipe.defaults if is_schedule(group[name])}
             if schedules:
                 group["schedule_step"] = max((g.get("schedule_step", 0) for g in self.param_groups), default=0)
@@ -172,18 +188,18 @@ class TorchBridge(torch.optim.Optimizer):
             post_hook(self)
 
     @property
-    def state(self) -> dict[torch.Tensor, _state_dict.Entry]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def state(self) -> collections.defaultdict[torch.Tensor, _state_dict.Entry]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Each parameter's state under torch's names: a snapshot; change it through `load_state_dict`."""
-        if self._engine is None:
-            return {}
-        with self._engine.precision():
-            entries = _state_dict.read_entries(self._tree, self._places())
-        return {p: entries[place] for place, p in self._places().items() if entries[place]}
+        places = self._places()
+        with self._started().precision():
+            entries = _state_dict.read_entries(self._tree, places)
+        return collections.defaultdict(dict, {p: entries[place] for place, p in places.items() if entries[place]})
 
     @state.setter
     def state(self, value: Mapping[torch.Tensor, dict[str, Any]]) -> None:
         # torch's constructor assigns an empty state before there are parameters, and unpickling one with values.
         if self._engine is not None or value:
+            self._started()
             self._rebuild(value)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -194,8 +210,14 @@ class TorchBridge(torch.optim.Optimizer):
         state = dict(state)
         entries = state.pop("state")
         super().__setstate__(state)
-        self._start()
         self.state = entries
+
+    def _started(self) -> Engine:
+        """The engine; at the first call it is made, and the state with it."""
+        if self._engine is None:
+            self._start()
+        assert self._engine is not None
+        return self._engine
 
     def _start(self) -> None:
         devices = {p.device for group in self.param_groups for p in group["params"]}
@@ -206,8 +228,7 @@ class TorchBridge(torch.optim.Optimizer):
 
     def _fresh(self, groups: list[dict[str, Any]]) -> PyTree:
         """A new state for all parameters."""
-        engine = self._engine
-        assert engine is not None
+        engine = self._started()
         with engine.precision():
             params = _map_leaves(lambda p: _buffers.copy_to_jax(p, engine.device), self._params_by_group())
         self._layout, numbers = self._recipe.split(groups)
@@ -221,17 +242,19 @@ class TorchBridge(torch.optim.Optimizer):
     def _write_entries(
         self, groups: list[dict[str, Any]], entries: Mapping[_state_dict.Place, _state_dict.Entry], *, complete: bool
     ) -> PyTree:
-        assert self._engine is not None
-        fresh = self._fresh(groups)
-        with self._engine.precision():
-            device = self._engine.device
-            return _state_dict.write_entries(fresh, entries, device, self._describe, complete=complete)
+        engine, fresh = self._started(), self._fresh(groups)
+        with engine.precision():
+            return _state_dict.write_entries(fresh, entries, engine.device, self._describe, complete=complete)
 
-    def _gradient(self, p: torch.Tensor) -> Any:
-        assert p.grad is not None
-        if p.grad.layout != torch.strided:
-            raise RuntimeError(f"TorchBridge: {self._recipe.name} does not support sparse gradients")
-        return _buffers.borrow_as_jax(p.grad)
+    def _check_gradients(self) -> None:
+        """Refuses what the compiled update cannot see: decay of rows that a sparse gradient does not have."""
+        for i, group in enumerate(self.param_groups):
+            sparse = any(p.grad is not None and p.grad.layout != torch.strided for p in group["params"])
+            if sparse and group.get("weight_decay", 0.0) * group.get("decay_mult", 1.0) != 0.0:
+                raise RuntimeError(
+                    f"TorchBridge: weight_decay of parameter group {i} must be 0 with sparse gradients, got "
+                    f"{group['weight_decay']!r}"
+                )
 
     def _check_values(self) -> None:
         """Builds the transformation from the groups' plain numbers, so that the factory checks them."""
@@ -270,6 +293,23 @@ def _keys(group: Mapping[str, Any]) -> tuple[str | int, ...]:
 
 def _map_leaves(fn: Callable[[torch.Tensor], Any], params: PerGroup) -> PerGroup:
     return PerGroup(GroupLeaves(leaves.group, leaves.keys, map(fn, leaves.values)) for leaves in params.values)
+
+
+def _values(leaves: PerGroup) -> list[Any]:
+    return [value for group in leaves.values for value in group.values]
+
+
+def _gradient(p: torch.Tensor) -> Any:
+    assert p.grad is not None
+    strided = p.grad.layout == torch.strided
+    return _buffers.borrow_as_jax(p.grad) if strided else _buffers.copy_rows_to_jax(p.grad)
+
+
+def _parameter(p: torch.Tensor) -> Any:
+    """A parameter as far as its gradient concerns it."""
+    assert p.grad is not None
+    strided = p.grad.layout == torch.strided
+    return _buffers.borrow_as_jax(p) if strided else _buffers.copy_same_rows_to_jax(p, p.grad)
 
 
 def _plain(value: Any) -> Any:

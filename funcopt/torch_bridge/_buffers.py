@@ -12,6 +12,8 @@ import ml_dtypes
 import numpy as np
 import torch
 
+from funcopt._rows import ABSENT, RowSparse
+
 Device: TypeAlias = Any
 """A `jax.Device`, which type checkers take for a variable."""
 
@@ -59,9 +61,58 @@ def borrow_as_torch(array: jax.Array) -> torch.Tensor:
     return torch.from_dlpack(array)
 
 
-def write_back(tensors: Sequence[torch.Tensor], arrays: Sequence[jax.Array]) -> None:
-    """Copies arrays into tensors. The arrays must be ready: nothing that reads the tensors may still run."""
-    if tensors:
-        torch._foreach_copy_(  # pyright: ignore[reportPrivateImportUsage]  # torch.optim's own way
-            list(tensors), [borrow_as_torch(array) for array in arrays]
+def copy_rows_to_jax(gradient: torch.Tensor) -> RowSparse:
+    """A sparse gradient's rows, each once, padded to a power of two: few sizes are ever compiled.
+
+    Raises:
+        RuntimeError: for a sparse tensor that is not made of rows.
+    """
+    if gradient.layout != torch.sparse_coo or gradient.sparse_dim() != 1:
+        raise RuntimeError(
+            "TorchBridge: a sparse gradient must consist of rows (torch.sparse_coo with one sparse dimension, as that "
+            f"of torch.nn.Embedding), got {gradient.layout} with {gradient.sparse_dim()} sparse dimensions"
         )
+    gradient = gradient.coalesce()
+    indices, values = gradient.indices()[0].to(torch.int32), gradient.values()
+    size = 1 << max(len(indices) - 1, 0).bit_length()
+    padded = torch.full((size,), ABSENT, dtype=torch.int32, device=gradient.device)
+    padded[: len(indices)] = indices
+    return RowSparse(borrow_as_jax(padded), borrow_as_jax(_pad(values, size)))
+
+
+def copy_same_rows_to_jax(tensor: torch.Tensor, gradient: torch.Tensor) -> RowSparse:
+    """The rows of a parameter that its sparse gradient has, padded alike."""
+    rows = copy_rows_to_jax(gradient)
+    values = tensor.detach().index_select(0, gradient.coalesce().indices()[0])
+    return RowSparse(rows.indices, borrow_as_jax(_pad(values, len(rows.indices))))
+
+
+def _pad(values: torch.Tensor, size: int) -> torch.Tensor:
+    padded = values.new_zeros((size, *values.shape[1:]))
+    padded[: len(values)] = values
+    return padded
+
+
+def write_back(tensors: Sequence[torch.Tensor], before: Sequence[Any], after: Sequence[Any]) -> None:
+    """Writes an update's results into tensors.
+
+    Args:
+        tensors: the parameters.
+        before: what the update was given of them: arrays, or `RowSparse` of some rows.
+        after: what came back, ready, so that nothing that reads the tensors still runs. For a parameter that was given
+            by rows: new values of these rows, or an array to be added to all of it.
+    """
+    whole: list[torch.Tensor] = []
+    values: list[torch.Tensor] = []
+    for tensor, given, result in zip(tensors, before, after, strict=True):
+        if isinstance(result, RowSparse):
+            indices, rows = borrow_as_torch(result.indices), borrow_as_torch(result.values)
+            present = int((indices < len(tensor)).sum())
+            tensor.index_copy_(0, indices[:present].long(), rows[:present])
+        elif isinstance(given, RowSparse):
+            tensor.add_(borrow_as_torch(result))
+        else:
+            whole.append(tensor)
+            values.append(borrow_as_torch(result))
+    if whole:
+        torch._foreach_copy_(whole, values)  # pyright: ignore[reportPrivateImportUsage]  # torch.optim's own way

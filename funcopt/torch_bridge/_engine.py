@@ -10,12 +10,14 @@ while the arrays keep their own dtypes.
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from funcopt._base import PyTree, apply_updates
+from funcopt._rows import is_rows
 from funcopt._tree import weak, with_step_per_leaf
 from funcopt.torch_bridge._buffers import Device
 from funcopt.torch_bridge._groups import GroupLeaves, PerGroup, is_group_leaves
@@ -83,12 +85,17 @@ class Engine:
         # A transformation that is careless with dtypes (float32 moments for bfloat16 parameters after one update)
         # must not change what its state is made of.
         new_state = jax.tree.map(lambda new, old: new.astype(old.dtype), new_state, state)
-        return apply_updates(params, updates), new_state
+        return jax.tree.map(_new_value, updates, params, is_leaf=is_rows), new_state
 
 
 def _widen(grad: jax.Array) -> jax.Array:
     """Half-precision gradients become float32 updates: the sum with the parameter is then rounded once, as in torch."""
-    return grad.astype(jnp.promote_types(grad.dtype, jnp.float32))
+    return grad.astype(jnp.promote_types(grad.dtype, jnp.float32)) if jnp.issubdtype(grad.dtype, jnp.inexact) else grad
+
+
+def _new_value(update: Any, param: Any) -> Any:
+    """The new parameter; or the update itself, where it is dense and of the parameter only some rows are here."""
+    return update if is_rows(param) and not is_rows(update) else apply_updates(param, update)
 
 
 def _map_group_leaves(fn: Callable[..., GroupLeaves], tree: PyTree, *rest: PyTree) -> PyTree:

@@ -9,6 +9,7 @@ import functools
 import inspect
 import numbers
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,7 +73,7 @@ class Recipe:
             get.
     """
 
-    def __init__(self, transform: Any, hyperparams: Mapping[str, Any]) -> None:
+    def __init__(self, transform: Any, hyperparams: Mapping[str, Any] = MappingProxyType({})) -> None:
         self._ready = transform if isinstance(transform, GradientTransformation) else None
         self.name = "a ready transformation" if self._ready else _name_of(transform)
         self.defaults: dict[str, Any] = {}

@@ -16,7 +16,7 @@ from funcopt._base import PyTree
 from funcopt._tree import flatten, is_array, is_none, per_leaf_step, with_step_per_leaf
 from funcopt.torch_bridge._buffers import Device, borrow_as_torch, copy_to_jax
 from funcopt.torch_bridge._groups import GroupLeaves, PerGroup
-from funcopt.transforms import TraceState
+from funcopt.transforms import ScaleBySparseAdamState, TraceState
 
 Entry = dict[str, Any]
 Place = tuple[int, str | int]
@@ -65,7 +65,7 @@ def read_entries(state: PyTree, places: Mapping[Place, Any]) -> dict[Place, Entr
     def read(name: str, group: int | None, node: Any) -> Any:
         if isinstance(node, GroupLeaves):
             for key, value in node.items():
-                if isinstance(value, jax.Array):
+                if isinstance(value, jax.Array | int):
                     entries[node.group, key][name] = _as_tensor(name, value)
         else:
             for place, entry in entries.items():
@@ -73,16 +73,21 @@ def read_entries(state: PyTree, places: Mapping[Place, Any]) -> dict[Place, Entr
                     entry[name] = _as_tensor(name, node)
         return node
 
-    _map_named(read, jax.tree.map(_as_torch_keeps, state, is_leaf=_is_trace))
+    _map_named(read, jax.tree.map(_as_torch_keeps, state, is_leaf=_counts_in_its_own_way))
     return entries
 
 
-def _is_trace(node: object) -> bool:
-    return isinstance(node, TraceState)
+def _counts_in_its_own_way(node: object) -> bool:
+    return isinstance(node, TraceState | ScaleBySparseAdamState)
 
 
 def _as_torch_keeps(node: PyTree) -> PyTree:
-    """torch.optim.SGD keeps no count: its buffer is there from a parameter's first update on, and not before."""
+    """Two classes count in their own way.
+
+    SparseAdam's count is an int. SGD has none: its buffer is there from a parameter's first update on, not before.
+    """
+    if isinstance(node, ScaleBySparseAdamState):
+        return node._replace(step=jax.tree.map(int, node.step))
     if not isinstance(node, TraceState):
         return node
     treedef = flatten(node.momentum_buffer)[1]
@@ -94,7 +99,9 @@ def _as_torch_keeps(node: PyTree) -> PyTree:
     }
 
 
-def _as_tensor(name: str, value: jax.Array) -> torch.Tensor:
+def _as_tensor(name: str, value: Any) -> Any:
+    if isinstance(value, int):
+        return value
     # torch counts in float32.
     return borrow_as_torch(value).to(torch.float32 if name == "step" else None, copy=True)
 

@@ -44,3 +44,6 @@ from funcopt.transforms._scale import scale_by_multipliers as scale_by_multiplie
 from funcopt.transforms._sgd import TraceState as TraceState
 from funcopt.transforms._sgd import sgd as sgd
 from funcopt.transforms._sgd import trace as trace
+from funcopt.transforms._sparse_adam import ScaleBySparseAdamState as ScaleBySparseAdamState
+from funcopt.transforms._sparse_adam import scale_by_sparse_adam as scale_by_sparse_adam
+from funcopt.transforms._sparse_adam import sparse_adam as sparse_adam

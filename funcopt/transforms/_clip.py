@@ -23,6 +23,7 @@ from funcopt._base import (
     leafwise,
     scheduled,
 )
+from funcopt._rows import coalesce, is_rows, on_rows
 
 
 def global_norm(updates: PyTree, norm_type: float = 2.0) -> jax.Array:
@@ -40,7 +41,8 @@ def global_norm(updates: PyTree, norm_type: float = 2.0) -> jax.Array:
         >>> float(funcopt.global_norm({"w": jnp.array([3.0]), "b": jnp.array([4.0])}))
         5.0
     """
-    magnitudes = [jnp.abs(jnp.asarray(leaf)) for leaf in jax.tree.leaves(updates)]
+    leaves = [coalesce(leaf).values if is_rows(leaf) else leaf for leaf in jax.tree.leaves(updates, is_leaf=is_rows)]
+    magnitudes = [jnp.abs(jnp.asarray(leaf)) for leaf in leaves]
     magnitudes = [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in magnitudes if x.size]
     if not magnitudes:
         return jnp.zeros(())
@@ -80,7 +82,7 @@ def clip_by_global_norm(max_norm: Hyperparameter, norm_type: float = 2.0) -> Gra
 
     def make(max_norm: Hyperparameter) -> GradientTransformationExtraArgs:
         def clip(norm: Any) -> GradientTransformationExtraArgs:
-            return leafwise(owner, _clip_norm_rule, {"max_norm": max_norm, "norm": norm})
+            return leafwise(owner, _clip_norm_rule, {"max_norm": max_norm, "norm": norm}, rows=on_rows)
 
         def update(updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any) -> tuple[PyTree, PyTree]:
             return clip(global_norm(updates, norm_type)).update(updates, state, params, **extra)
@@ -103,6 +105,6 @@ def clip_by_value(clip_value: Hyperparameter) -> GradientTransformationExtraArgs
     _checks.check_hyperparam(owner, "clip_value", clip_value, _checks.NON_NEGATIVE)
 
     def make(clip_value: Hyperparameter) -> GradientTransformationExtraArgs:
-        return leafwise(owner, _clip_value_rule, {"clip_value": clip_value})
+        return leafwise(owner, _clip_value_rule, {"clip_value": clip_value}, rows=on_rows)
 
     return scheduled(make, {"clip_value": clip_value})

@@ -6,18 +6,28 @@ In front of an algorithm this is the L2 penalty's gradient; behind it, in front 
 weight decay (Loshchilov and Hutter, 2019).
 """
 
+from typing import Any
+
 import jax
 
 from funcopt import _checks
 from funcopt._base import GradientTransformationExtraArgs, Hyperparameter, leafwise, scheduled
+from funcopt._rows import Handling
 from funcopt._tree import is_static
+
+
+def _off(weight_decay: Any, mask: bool) -> bool:
+    return not mask or (is_static(weight_decay) and weight_decay == 0)
 
 
 def _decay_rule(update: jax.Array, *, param: jax.Array, weight_decay: jax.Array | float, mask: bool) -> jax.Array:
     # As in torch, a plain 0 leaves the update alone, where 0 * inf would make it NaN.
-    if not mask or (is_static(weight_decay) and weight_decay == 0):
-        return update
-    return update + weight_decay * param
+    return update if _off(weight_decay, mask) else update + weight_decay * param
+
+
+def _rows(*, weight_decay: Any, mask: bool) -> Handling:
+    """Decay would change all rows. A traced number is let through: the bridge checks that it is 0, as torch does."""
+    return "refuse" if is_static(weight_decay) and not _off(weight_decay, mask) else "rows"
 
 
 def add_decayed_weights(
@@ -42,6 +52,7 @@ def add_decayed_weights(
     _checks.check_flag(owner, "mask", mask)
 
     def make(weight_decay: Hyperparameter) -> GradientTransformationExtraArgs:
-        return leafwise(owner, _decay_rule, {"weight_decay": weight_decay, "mask": mask}, needs_params=True)
+        hyperparams = {"weight_decay": weight_decay, "mask": mask}
+        return leafwise(owner, _decay_rule, hyperparams, needs_params=True, rows=_rows)
 
     return scheduled(make, {"weight_decay": weight_decay})

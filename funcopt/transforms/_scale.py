@@ -8,6 +8,7 @@ import jax
 
 from funcopt import _checks
 from funcopt._base import GradientTransformationExtraArgs, Hyperparameter, leafwise, scheduled
+from funcopt._rows import on_rows
 from funcopt._tree import map_prefix
 
 
@@ -33,7 +34,9 @@ def scale(factor: Hyperparameter) -> GradientTransformationExtraArgs:
         >>> ascend = funcopt.scale(-1.0)
     """
     _checks.check_hyperparam("scale", "factor", factor, _checks.ANY_NUMBER)
-    return scheduled(lambda factor: leafwise("scale", _scale_rule, {"factor": factor}), {"factor": factor})
+    return scheduled(
+        lambda factor: leafwise("scale", _scale_rule, {"factor": factor}, rows=on_rows), {"factor": factor}
+    )
 
 
 def scale_by_multipliers(multipliers: Hyperparameter) -> GradientTransformationExtraArgs:
@@ -56,7 +59,9 @@ def scale_by_multipliers(multipliers: Hyperparameter) -> GradientTransformationE
     owner = "scale_by_multipliers"
     _checks.check_hyperparam(owner, "multipliers", multipliers, _checks.NON_NEGATIVE)
     return scheduled(
-        lambda multipliers: leafwise(owner, lambda u, multipliers: multipliers * u, {"multipliers": multipliers}),
+        lambda multipliers: leafwise(
+            owner, lambda u, multipliers: multipliers * u, {"multipliers": multipliers}, rows=on_rows
+        ),
         {"multipliers": multipliers},
     )
 
@@ -72,7 +77,7 @@ def scale_by_learning_rate(lr: Hyperparameter) -> GradientTransformationExtraArg
     """
     owner = "scale_by_learning_rate"
     _checks.check_hyperparam(owner, "lr", lr, _checks.NON_NEGATIVE)
-    return scheduled(lambda lr: leafwise(owner, _descend_rule, {"lr": lr}), {"lr": lr})
+    return scheduled(lambda lr: leafwise(owner, _descend_rule, {"lr": lr}, rows=on_rows), {"lr": lr})
 
 
 def ascend_where(maximize: Hyperparameter) -> GradientTransformationExtraArgs:

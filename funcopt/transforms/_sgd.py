@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from funcopt import _checks
 from funcopt._base import GradientTransformationExtraArgs, Hyperparameter, chain, leafwise, scheduled
+from funcopt._rows import Handling
 from funcopt._tree import is_static
 from funcopt.transforms._decay import add_decayed_weights
 from funcopt.transforms._scale import ascend_where, scale_by_learning_rate
@@ -44,6 +45,12 @@ def trace_rule(
 def _init_trace(param: jax.Array, *, momentum: Any, dampening: Any, nesterov: bool) -> tuple[jax.Array | None]:
     _check_nesterov("trace", momentum, dampening, nesterov)
     return (None if is_static(momentum) and momentum == 0 else jnp.zeros(param.shape, param.dtype),)
+
+
+def _rows(*, momentum: Any, **hyperparams: Any) -> Handling:
+    """Momentum moves the rows of earlier gradients, too; torch keeps it in a sparse buffer that grows with them."""
+    del hyperparams
+    return "rows" if is_static(momentum) and momentum == 0 else "dense"
 
 
 def _check_nesterov(owner: str, momentum: Any, dampening: Any, nesterov: Any) -> None:
@@ -79,7 +86,7 @@ def trace(
 
     def make(momentum: Hyperparameter, dampening: Hyperparameter) -> GradientTransformationExtraArgs:
         hyperparams = {"momentum": momentum, "dampening": dampening, "nesterov": nesterov}
-        return leafwise("trace", trace_rule, hyperparams, state=TraceState, init_leaf=_init_trace)
+        return leafwise("trace", trace_rule, hyperparams, state=TraceState, init_leaf=_init_trace, rows=_rows)
 
     return scheduled(make, {"momentum": momentum, "dampening": dampening})
 

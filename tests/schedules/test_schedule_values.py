@@ -452,6 +452,12 @@ def test_one_cycle_stays_at_the_end_where_torch_extrapolates() -> None:
     assert schedule(4) == schedule(5) == schedule(100) == pytest.approx(0.1 / 25 / 1e4, rel=1e-15)
 
 
+def test_one_cycle_cut_short_stays_where_it_ended() -> None:
+    # The second phase would last until step 16; torch goes on with it for one step.
+    schedule = schedules.one_cycle_lr(0.1, 10, pct_start=0.9, three_phase=True)
+    assert schedule(8) == 0.1 > schedule(9) == schedule(10) == schedule(100)
+
+
 def test_linear_is_at_its_end_where_torch_stays_at_the_start() -> None:
     np.testing.assert_array_equal(run(lambda o: torch_lr.LinearLR(o, 0.5, 1.0, 0), 3)[:, 0], 0.025)
     np.testing.assert_array_equal(schedules.linear_lr(0.05, 0.5, 1.0, 0)(np.arange(3)), 0.05)

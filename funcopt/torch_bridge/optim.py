@@ -1,0 +1,126 @@
+"""torch.optim, run by funcopt: `from funcopt.torch_bridge import optim` replaces `from torch import optim`.
+
+Each class takes the constructor of torch's class of the same name, with its defaults and its checks, and is an instance
+of it; the numbers come from the funcopt recipe that it names. Options that only choose among torch's implementations
+(foreach, fused, capturable) are accepted and change nothing. A JAX update is differentiable by nature, a step on torch
+tensors is not: `differentiable=True` is an error.
+"""
+
+import torch
+
+import funcopt
+from funcopt.torch_bridge._bridge import TorchBridge
+from funcopt.torch_bridge._recipe import Recipe
+
+
+class _RealParametersOnly(TorchBridge):
+    """What torch's class refuses at its first step, and not before."""
+
+    def _check_gradients(self) -> None:
+        super()._check_gradients()
+        if any(p.is_complex() for group in self.param_groups for p in group["params"] if p.grad is not None):
+            raise RuntimeError(f"{type(self).__name__} does not support complex parameters")
+
+
+class Adadelta(TorchBridge, torch.optim.Adadelta):
+    """`torch.optim.Adadelta`, run by `funcopt.adadelta`."""
+
+    _recipe = Recipe(funcopt.adadelta)
+    __init__ = torch.optim.Adadelta.__init__
+
+
+class Adafactor(_RealParametersOnly, torch.optim.Adafactor):
+    """`torch.optim.Adafactor`, run by `funcopt.adafactor`."""
+
+    _recipe = Recipe(funcopt.adafactor)
+    __init__ = torch.optim.Adafactor.__init__
+
+
+class Adagrad(TorchBridge, torch.optim.Adagrad):
+    """`torch.optim.Adagrad`, run by `funcopt.adagrad`."""
+
+    _recipe = Recipe(funcopt.adagrad)
+    __init__ = torch.optim.Adagrad.__init__
+
+
+class Adam(TorchBridge, torch.optim.Adam):
+    """`torch.optim.Adam`, run by `funcopt.adam`."""
+
+    _recipe = Recipe(funcopt.adam)
+    __init__ = torch.optim.Adam.__init__
+
+
+class AdamW(TorchBridge, torch.optim.AdamW):
+    """`torch.optim.AdamW`, run by `funcopt.adamw`."""
+
+    _recipe = Recipe(funcopt.adamw)
+    __init__ = torch.optim.AdamW.__init__
+
+
+class Adamax(TorchBridge, torch.optim.Adamax):
+    """`torch.optim.Adamax`, run by `funcopt.adamax`."""
+
+    _recipe = Recipe(funcopt.adamax)
+    __init__ = torch.optim.Adamax.__init__
+
+
+class ASGD(TorchBridge, torch.optim.ASGD):
+    """`torch.optim.ASGD`, run by `funcopt.asgd`; `funcopt.torch_bridge.averaged_params` gives the average."""
+
+    _recipe = Recipe(funcopt.asgd)
+    __init__ = torch.optim.ASGD.__init__
+
+
+class Muon(_RealParametersOnly, torch.optim.Muon):
+    """`torch.optim.Muon`, run by `funcopt.muon`."""
+
+    _recipe = Recipe(funcopt.muon)
+    __init__ = torch.optim.Muon.__init__
+
+
+class NAdam(TorchBridge, torch.optim.NAdam):
+    """`torch.optim.NAdam`, run by `funcopt.nadam`."""
+
+    _recipe = Recipe(funcopt.nadam)
+    __init__ = torch.optim.NAdam.__init__
+
+
+class RAdam(TorchBridge, torch.optim.RAdam):
+    """`torch.optim.RAdam`, run by `funcopt.radam`."""
+
+    _recipe = Recipe(funcopt.radam)
+    __init__ = torch.optim.RAdam.__init__
+
+
+class RMSprop(TorchBridge, torch.optim.RMSprop):
+    """`torch.optim.RMSprop`, run by `funcopt.rmsprop`."""
+
+    _recipe = Recipe(funcopt.rmsprop)
+    __init__ = torch.optim.RMSprop.__init__
+
+
+class Rprop(TorchBridge, torch.optim.Rprop):
+    """`torch.optim.Rprop`, run by `funcopt.rprop`."""
+
+    _recipe = Recipe(funcopt.rprop)
+    __init__ = torch.optim.Rprop.__init__
+
+
+class SGD(TorchBridge, torch.optim.SGD):
+    """`torch.optim.SGD`, run by `funcopt.sgd`."""
+
+    _recipe = Recipe(funcopt.sgd)
+    __init__ = torch.optim.SGD.__init__
+
+
+class SparseAdam(TorchBridge, torch.optim.SparseAdam):
+    """`torch.optim.SparseAdam`, run by `funcopt.sparse_adam`."""
+
+    _recipe = Recipe(funcopt.sparse_adam)
+    __init__ = torch.optim.SparseAdam.__init__
+
+    def _check_gradients(self) -> None:
+        super()._check_gradients()
+        for group in self.param_groups:
+            if any(p.grad is not None and not p.grad.is_sparse for p in group["params"]):
+                raise RuntimeError("SparseAdam does not support dense gradients, please consider Adam instead")

@@ -1,0 +1,225 @@
+"""funcopt.torch_bridge.optim in the place of torch.optim: torch's own option sets, error inputs and signatures."""
+
+import copy
+import inspect
+import math
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_db
+
+from funcopt import TorchBridge
+from funcopt.torch_bridge import optim
+
+INFOS = {info.optim_cls.__name__: info for info in optim_db if hasattr(optim, info.optim_cls.__name__)}
+INPUTS = [
+    pytest.param(name, given.kwargs, id=f"{name}-{given.desc}")
+    for name, info in INFOS.items()
+    for given in info.optim_inputs_func("cpu")
+]
+# Muon orthogonalises in bfloat16, whose rounding depends on the order of a matrix product's sums.
+RESOLUTION = {"Muon": 2e-3}
+# With a tensor as lr torch computes step sizes in that tensor's float32.
+TENSOR_LR = 1e-6
+# Nothing but rounding: measured 3e-15.
+ROUNDING = 1e-12
+# torch's own load_state_dict casts NAdam's float32 mu_product to the parameters' float64, and goes on in that.
+AFTER_LOADING = {"NAdam": 1e-9}
+
+# torch's Adagrad makes its sparse tensors without saying whether to check them.
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+
+
+def parameters(dtype: torch.dtype = torch.float64) -> list[torch.nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=dtype)) for shape in ((8, 5), (5, 5))]
+
+
+def set_gradients(params: list[torch.nn.Parameter], step: int, sparse: bool) -> None:
+    generator = torch.Generator().manual_seed(100 + step)
+    for p in params:
+        grad = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+        rows = torch.randint(0, len(p), (3,), generator=generator)
+        p.grad = torch.sparse_coo_tensor(rows[None], grad[:3], p.shape, check_invariants=True) if sparse else grad
+
+
+def run(optimizer: torch.optim.Optimizer, params: list[torch.nn.Parameter], steps: range, sparse: bool) -> None:
+    for step in steps:
+        set_gradients(params, step, sparse)
+        optimizer.step()
+
+
+def error(ours: list[torch.nn.Parameter], theirs: list[torch.nn.Parameter]) -> float:
+    with torch.no_grad():
+        return max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(ours, theirs, strict=True))
+
+
+def tolerance(name: str, kwargs: dict[str, Any]) -> float:
+    return max(RESOLUTION.get(name, ROUNDING), TENSOR_LR if isinstance(kwargs.get("lr"), torch.Tensor) else 0.0)
+
+
+@pytest.mark.parametrize(("name", "kwargs"), INPUTS)
+def test_torchs_own_option_sets(name: str, kwargs: dict[str, Any]) -> None:
+    """The same trajectory, mid-training checkpoints both ways, and torch's state and group keys."""
+    sparse = INFOS[name].only_supports_sparse_grads
+    ours, theirs = parameters(), parameters()
+    mine = getattr(optim, name)(ours, **kwargs)
+    reference = getattr(torch.optim, name)(theirs, **kwargs)
+    run(mine, ours, range(5), sparse)
+    run(reference, theirs, range(5), sparse)
+    assert error(ours, theirs) <= tolerance(name, kwargs)
+    assert {p: set(entry) for p, entry in mine.state.items()} == {
+        a: set(reference.state[b]) for a, b in zip(ours, theirs, strict=True) if reference.state[b]
+    }
+    assert set(mine.param_groups[0]) == set(reference.param_groups[0])
+
+    # Each goes on from the other's checkpoint.
+    for saved, params in ((mine.state_dict(), theirs), (reference.state_dict(), ours)):
+        for p, q in zip(params, ours if params is theirs else theirs, strict=True):
+            p.data.copy_(q)
+        other = reference if params is theirs else mine
+        other.load_state_dict(copy.deepcopy(saved))
+    run(mine, ours, range(5, 10), sparse)
+    run(reference, theirs, range(5, 10), sparse)
+    assert error(ours, theirs) <= max(tolerance(name, kwargs), AFTER_LOADING.get(name, 0.0))
+
+
+SUPPORTING_SPARSE = [name for name, info in INFOS.items() if info.supports_sparse]
+
+
+@pytest.mark.parametrize("name", SUPPORTING_SPARSE)
+def test_sparse_gradients(name: str) -> None:
+    ours, theirs = parameters(), parameters()
+    run(getattr(optim, name)(ours, lr=0.1), ours, range(10), True)
+    run(getattr(torch.optim, name)(theirs, lr=0.1), theirs, range(10), True)
+    assert error(ours, theirs) <= ROUNDING
+
+
+@pytest.mark.parametrize("momentum", [{"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}])
+def test_sparse_momentum(momentum: dict[str, Any]) -> None:
+    ours, theirs = parameters(), parameters()
+    run(optim.SGD(ours, lr=0.1, **momentum), ours, range(10), True)
+    run(torch.optim.SGD(theirs, lr=0.1, **momentum), theirs, range(10), True)
+    assert error(ours, theirs) <= ROUNDING
+
+
+def test_number_of_rows_does_not_recompile() -> None:
+    embedding = torch.nn.Embedding(1000, 4, sparse=True)
+    optimizer = optim.SparseAdam(embedding.parameters())
+    for rows in range(1, 130):
+        optimizer.zero_grad()
+        embedding(torch.arange(rows)).sum().backward()
+        optimizer.step()
+    # one program for each power of two up to 256
+    assert optimizer.compilations <= 9
+
+
+def test_rows_without_gradient_stay() -> None:
+    embedding = torch.nn.Embedding(10, 2, sparse=True)
+    before = embedding.weight.detach().clone()
+    optimizer = optim.SparseAdam(embedding.parameters(), lr=0.1)
+    embedding(torch.tensor([3, 3, 7])).sum().backward()
+    optimizer.step()
+    moved = (embedding.weight != before).any(1)
+    assert moved.nonzero().flatten().tolist() == [3, 7]
+    assert optimizer.state[embedding.weight]["exp_avg"].any(1).nonzero().flatten().tolist() == [3, 7]
+
+
+REFUSING_SPARSE = [name for name, info in INFOS.items() if not info.supports_sparse and name != "SparseAdam"]
+
+
+@pytest.mark.parametrize("name", REFUSING_SPARSE)
+def test_sparse_gradients_are_refused_where_torch_does(name: str) -> None:
+    for module in (torch.optim, optim):
+        params = parameters()
+        optimizer = getattr(module, name)(params)
+        set_gradients(params, 0, True)
+        with pytest.raises(RuntimeError, match="parse"):
+            optimizer.step()
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adagrad"])
+def test_decay_with_sparse_gradients_is_refused(name: str) -> None:
+    params = parameters()
+    optimizer = getattr(optim, name)(params, weight_decay=0.1)
+    set_gradients(params, 0, True)
+    with pytest.raises(RuntimeError, match="weight_decay of parameter group 0 must be 0 with sparse gradients"):
+        optimizer.step()
+
+
+def test_sparse_adam_refuses_dense_gradients() -> None:
+    params = parameters()
+    optimizer = optim.SparseAdam(params)
+    set_gradients(params, 0, False)
+    with pytest.raises(RuntimeError, match="SparseAdam does not support dense gradients"):
+        optimizer.step()
+
+
+COMPLEX = [name for name, info in INFOS.items() if info.supports_complex]
+
+
+@pytest.mark.parametrize("name", COMPLEX)
+@pytest.mark.parametrize(("dtype", "allowed"), [(torch.complex128, 1e-12), (torch.complex64, 16 * 2.0**-23)])
+def test_complex_parameters(name: str, dtype: torch.dtype, allowed: float) -> None:
+    ours, theirs = parameters(dtype), parameters(dtype)
+    run(getattr(optim, name)(ours, lr=0.05), ours, range(10), False)
+    run(getattr(torch.optim, name)(theirs, lr=0.05), theirs, range(10), False)
+    assert error(ours, theirs) <= allowed
+
+
+ERRORS = [
+    pytest.param(name, given, id=f"{name}-{i}")
+    for name, info in INFOS.items()
+    for i, given in enumerate(info.optim_error_inputs_func("cpu", torch.float64))
+]
+
+
+@pytest.mark.parametrize(("name", "given"), ERRORS)
+def test_torchs_own_error_inputs(name: str, given: Any) -> None:
+    params, kwargs = given.optimizer_error_input.params, given.optimizer_error_input.kwargs
+    params = parameters() if params is None else params
+    at_construction = given.error_on == OptimizerErrorEnum.CONSTRUCTION_ERROR
+    optimizer = None if at_construction else getattr(optim, name)(params, **kwargs)
+    # A UserWarning is an error in these tests, too.
+    with pytest.raises(given.error_type, match=given.error_regex):
+        getattr(optim, name)(params, **kwargs) if optimizer is None else optimizer.step()
+
+
+@pytest.mark.parametrize("name", [*INFOS])
+def test_constructors_are_torchs(name: str) -> None:
+    mine, theirs = getattr(optim, name), getattr(torch.optim, name)
+    assert inspect.signature(mine) == inspect.signature(theirs)
+    assert issubclass(mine, theirs)
+    assert issubclass(mine, TorchBridge)
+
+
+def test_every_torch_optimizer_is_here() -> None:
+    names = {info.optim_cls.__name__ for info in optim_db}
+    assert names == {name for name in dir(optim) if hasattr(torch.optim, name) and not name.startswith("_")}
+
+
+@pytest.mark.parametrize("option", [{"foreach": True}, {"fused": True}, {"foreach": False}])
+def test_options_that_choose_torchs_implementation_change_nothing(option: dict[str, Any]) -> None:
+    plain, chosen = parameters(), parameters()
+    run(optim.AdamW(plain), plain, range(3), False)
+    run(optim.AdamW(chosen, **option), chosen, range(3), False)
+    assert error(chosen, plain) == 0.0
+
+
+def test_differentiable_is_refused() -> None:
+    with pytest.raises(ValueError, match="differentiable must be False, got True; differentiate the JAX update"):
+        optim.SGD(parameters(), differentiable=True)
+
+
+def test_nan_learning_rate_is_torchs_business() -> None:
+    with pytest.raises(ValueError, match="Invalid learning rate"):
+        optim.Adam(parameters(), lr=math.nan)
+
+
+def test_no_warnings() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        params = parameters()
+        run(optim.Adam(params), params, range(2), False)
