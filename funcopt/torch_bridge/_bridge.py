@@ -8,16 +8,17 @@ the hyperparameters mean is in `_recipe.py`, what is compiled in `_engine.py`, w
 import collections
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from funcopt import _checks
 from funcopt._base import GradientTransformation, PyTree
 from funcopt._checks import is_schedule
-from funcopt.torch_bridge import _buffers, _state_dict
+from funcopt.torch_bridge import _buffers, _matching, _state_dict
 from funcopt.torch_bridge._engine import Engine
 from funcopt.torch_bridge._groups import GroupLeaves, PerGroup
+from funcopt.torch_bridge._matching import LoadReport
 from funcopt.torch_bridge._recipe import Layout, Recipe
 
 Params = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
@@ -54,6 +55,11 @@ class TorchBridge(torch.optim.Optimizer):
         >>> model(torch.ones(1, 2)).sum().backward()
         >>> optimizer.step()
     """
+
+    # GradScaler hands over `grad_scale` and `found_inf` instead of unscaling and skipping itself.
+    _step_supports_amp_scaling = True
+    grad_scale: torch.Tensor | None
+    found_inf: torch.Tensor | None
 
     _recipe: Recipe
     _schedules: list[dict[str, Callable[[Any], Any]]]  # per group, by hyperparameter
@@ -107,11 +113,21 @@ class TorchBridge(torch.optim.Optimizer):
         if not tensors:
             return loss
         grads, params = _map_leaves(_gradient, due), _map_leaves(_parameter, due)
-        results, self._tree = engine.update(layout, numbers, grads, self._tree, params)
-        _buffers.write_back(tensors, _values(params), _values(results))
-        for group, schedules in zip(self.param_groups, self._schedules, strict=True):
-            if schedules:
-                group["schedule_step"] += 1
+        results, tree = engine.update(layout, numbers, grads, self._tree, params, self._amp())
+        writes = _buffers.plan_writes(tensors, _values(params), _values(results))
+        counts = self._counts_after_update()
+
+        def take_over() -> None:
+            _buffers.write(writes)
+            self._tree = tree
+            for group, count in counts:
+                group["schedule_step"] = count
+
+        try:
+            take_over()
+        except KeyboardInterrupt:
+            take_over()  # all of it, before the interrupt goes on: half an update would be none
+            raise
         return loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -153,39 +169,44 @@ class TorchBridge(torch.optim.Optimizer):
         """
         return super().state_dict()
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Loads a state in torch's layout, the bridge's or that of torch's own optimizer, by position.
+    def load_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        state_dict: Mapping[str, Any],
+        match: Literal["position", "name"] = "position",
+        strict: bool = True,
+        rename: Mapping[str, str] | None = None,
+    ) -> LoadReport:
+        """Loads a state in torch's layout, the bridge's or that of torch's own optimizer.
 
         State keeps the dtypes that it has here. Group fields come from `state_dict` where it has them; a schedule goes
         on from the count that was saved.
 
+        Args:
+            state_dict: the checkpoint.
+            match: "position", as torch does; or "name", for parameters that were reordered, regrouped, added, removed
+                or renamed. Names are those of `model.named_parameters()`, on both sides.
+            strict: by name: whether both sides must have the same parameters.
+            rename: by name: from names in the checkpoint to names here.
+
+        Returns:
+            What was matched, and what only one side has.
+
         Raises:
-            ValueError: if groups, names of state or shapes do not fit; nothing has been changed then.
+            ValueError: if groups, parameters, names of state, shapes or kinds of numbers do not fit; nothing has been
+                changed then.
         """
         loaded = dict(state_dict)
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             loaded = pre_hook(self, loaded) or loaded
-        groups = copy.deepcopy(loaded["param_groups"])
-        if len(groups) != len(self.param_groups):
-            raise ValueError(
-                f"load_state_dict: there must be {len(self.param_groups)} parameter groups, got {len(groups)}"
-            )
-        entries: dict[_state_dict.Place, _state_dict.Entry] = {}
-        for i, (saved, group) in enumerate(zip(groups, self.param_groups, strict=True)):
-            if len(saved["params"]) != len(group["params"]):
-                raise ValueError(
-                    f"load_state_dict: parameter group {i} must have {len(group['params'])} parameters, got "
-                    f"{len(saved['params'])}"
-                )
-            for key, index in zip(_keys(group), saved["params"], strict=True):
-                entries[i, key] = loaded["state"].get(index, {})
-        merged = [{**g, **saved, "params": g["params"]} for g, saved in zip(self.param_groups, groups, strict=True)]
+        entries, fields, report = _matching.match(self.param_groups, loaded, match, strict, rename)
+        merged = [{**group, **new} for group, new in zip(self.param_groups, copy.deepcopy(fields), strict=True)]
         tree = self._write_entries(merged, entries, complete=True)
         for group, new in zip(self.param_groups, merged, strict=True):
             group.update(new)
         self._tree = tree
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
+        return report
 
     @property
     def state(self) -> collections.defaultdict[torch.Tensor, _state_dict.Entry]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -246,6 +267,23 @@ class TorchBridge(torch.optim.Optimizer):
         with engine.precision():
             return _state_dict.write_entries(fresh, entries, engine.device, self._describe, complete=complete)
 
+    def _amp(self) -> tuple[Any, Any] | None:
+        """What `torch.amp.GradScaler` has set for this step: the gradients' scale, and whether any is not finite."""
+        found_inf = getattr(self, "found_inf", None)
+        if found_inf is None:
+            return None
+        scale = getattr(self, "grad_scale", None)
+        return _buffers.borrow_as_jax(torch.ones(()) if scale is None else scale), _buffers.borrow_as_jax(found_inf)
+
+    def _counts_after_update(self) -> list[tuple[dict[str, Any], int]]:
+        """The scheduled groups and what they will have counted; an update that AMP skips is none."""
+        skipped = getattr(self, "found_inf", None) is not None and bool(self.found_inf)
+        return [
+            (group, group["schedule_step"] + (not skipped))
+            for group, schedules in zip(self.param_groups, self._schedules, strict=True)
+            if schedules
+        ]
+
     def _check_gradients(self) -> None:
         """Refuses what the compiled update cannot see: decay of rows that a sparse gradient does not have."""
         for i, group in enumerate(self.param_groups):
@@ -270,7 +308,7 @@ class TorchBridge(torch.optim.Optimizer):
     def _params_by_group(self, keep: Callable[[torch.Tensor], bool] = lambda p: True) -> PerGroup:
         leaves = []
         for i, group in enumerate(self.param_groups):
-            chosen = [(key, p) for key, p in zip(_keys(group), group["params"], strict=True) if keep(p)]
+            chosen = [(key, p) for key, p in zip(_matching.keys_of(group), group["params"], strict=True) if keep(p)]
             leaves.append(GroupLeaves(i, tuple(key for key, _ in chosen), (p for _, p in chosen)))
         return PerGroup(leaves)
 
@@ -278,17 +316,12 @@ class TorchBridge(torch.optim.Optimizer):
         return {
             (i, key): p
             for i, group in enumerate(self.param_groups)
-            for key, p in zip(_keys(group), group["params"], strict=True)
+            for key, p in zip(_matching.keys_of(group), group["params"], strict=True)
         }
 
     def _describe(self, place: _state_dict.Place) -> str:
         group, key = place
         return f"parameter {key!r} of group {group}"
-
-
-def _keys(group: Mapping[str, Any]) -> tuple[str | int, ...]:
-    """What the parameters of a group are called in its tree."""
-    return tuple(group.get("param_names", range(len(group["params"]))))
 
 
 def _map_leaves(fn: Callable[[torch.Tensor], Any], params: PerGroup) -> PerGroup:

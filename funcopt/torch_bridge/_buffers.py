@@ -1,11 +1,11 @@
 """Tensors as arrays and back; who owns the memory is in the names.
 
-`borrow_*` shares memory and is valid as long as its owner leaves it alone; `copy_*` owns what it returns; `write_back`
-is the only function that changes a tensor.
+`borrow_*` shares memory and is valid as long as its owner leaves it alone; `copy_*` owns what it returns; `write` is
+the only function that changes a tensor.
 """
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import ml_dtypes
@@ -93,8 +93,16 @@ def _pad(values: torch.Tensor, size: int) -> torch.Tensor:
     return padded
 
 
-def write_back(tensors: Sequence[torch.Tensor], before: Sequence[Any], after: Sequence[Any]) -> None:
-    """Writes an update's results into tensors.
+class Writes(NamedTuple):
+    """What is to be written: whole tensors, and rows of tensors. Writing it twice is writing it once."""
+
+    tensors: list[torch.Tensor]
+    values: list[torch.Tensor]
+    rows: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]  # tensor, indices, values
+
+
+def plan_writes(tensors: Sequence[torch.Tensor], before: Sequence[Any], after: Sequence[Any]) -> Writes:
+    """Prepares to write an update's results into tensors; changes nothing.
 
     Args:
         tensors: the parameters.
@@ -102,17 +110,23 @@ def write_back(tensors: Sequence[torch.Tensor], before: Sequence[Any], after: Se
         after: what came back, ready, so that nothing that reads the tensors still runs. For a parameter that was given
             by rows: new values of these rows, or an array to be added to all of it.
     """
-    whole: list[torch.Tensor] = []
-    values: list[torch.Tensor] = []
+    writes = Writes([], [], [])
     for tensor, given, result in zip(tensors, before, after, strict=True):
         if isinstance(result, RowSparse):
             indices, rows = borrow_as_torch(result.indices), borrow_as_torch(result.values)
             present = int((indices < len(tensor)).sum())
-            tensor.index_copy_(0, indices[:present].long(), rows[:present])
-        elif isinstance(given, RowSparse):
-            tensor.add_(borrow_as_torch(result))
+            writes.rows.append((tensor, indices[:present].long(), rows[:present]))
         else:
-            whole.append(tensor)
-            values.append(borrow_as_torch(result))
-    if whole:
-        torch._foreach_copy_(whole, values)  # pyright: ignore[reportPrivateImportUsage]  # torch.optim's own way
+            value = borrow_as_torch(result)
+            writes.tensors.append(tensor)
+            writes.values.append(tensor.detach() + value if isinstance(given, RowSparse) else value)
+    return writes
+
+
+def write(writes: Writes) -> None:
+    """Carries out what is planned."""
+    if writes.tensors:
+        # One call, as in torch.optim, which no interrupt can split.
+        torch._foreach_copy_(writes.tensors, writes.values)  # pyright: ignore[reportPrivateImportUsage]
+    for tensor, indices, values in writes.rows:
+        tensor.index_copy_(0, indices, values)

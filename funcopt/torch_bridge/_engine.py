@@ -2,7 +2,9 @@
 
     traced   gradients, state, parameters; the numbers of all groups, packed in one float64 vector
     static   flags and names (`_recipe.Layout`), and which parameters have a gradient (the trees' structure)
-    donated  the state, which JAX owns; parameters and gradients are torch's and only borrowed
+    borrowed gradients and parameters, which are torch's
+    kept     the old state, until the new one is taken over: a step that fails has changed nothing. With gradients of
+             rows it is donated, since a new copy of a table would cost more than the update
 
 Everything runs with x64 enabled: float64 parameters keep their bits, and scalar arithmetic is float64 as in torch,
 while the arrays keep their own dtypes.
@@ -31,7 +33,8 @@ class Engine:
         self.device = device
         self.traces = 0  # times the update was traced: one per layout and pattern of missing gradients
         self._recipe = recipe
-        self._jitted = jax.jit(self._update, static_argnums=0, donate_argnums=3)
+        self._keeping = jax.jit(self._update, static_argnums=0)
+        self._donating = jax.jit(self._update, static_argnums=0, donate_argnums=3)
 
     @contextlib.contextmanager
     def precision(self) -> Iterator[None]:
@@ -45,7 +48,13 @@ class Engine:
             return jax.tree.map(jnp.array, self._recipe.build(layout.fill(numbers.tolist())).init(params))
 
     def update(
-        self, layout: Layout, numbers: np.ndarray, grads: PerGroup, state: PyTree, params: PerGroup
+        self,
+        layout: Layout,
+        numbers: np.ndarray,
+        grads: PerGroup,
+        state: PyTree,
+        params: PerGroup,
+        amp: tuple[Any, Any] | None = None,
     ) -> tuple[PerGroup, PyTree]:
         """One update.
 
@@ -53,8 +62,9 @@ class Engine:
             layout: static part of the hyperparameters.
             numbers: float64 vector, the rest of them.
             grads: for the parameters that have one; borrowed.
-            state: for all parameters; donated, not to be used again.
+            state: for all parameters; not to be used again if any gradient is one of rows.
             params: the parameters that have a gradient; borrowed.
+            amp: scale of the gradients, and whether to skip the update (non-zero); borrowed.
 
         Returns:
             New arrays for `params`, and the state for all parameters. Both are ready: no computation still reads
@@ -70,22 +80,43 @@ class Engine:
             whole = with_step_per_leaf(state) if partial else state
             if partial:
                 state = _map_group_leaves(lambda node: node.take(present[node.group]), whole)
-            new_params, new_state = self._jitted(layout, numbers, grads, state, params)
+            has_rows = any(is_rows(leaf) for node in grads.values for leaf in node.values)
+            run = self._donating if has_rows else self._keeping
+            new_params, new_state = run(layout, numbers, grads, state, params, amp)
             jax.block_until_ready((new_params, new_state))
             if partial:
                 new_state = _map_group_leaves(lambda node, part: node.put(part), whole, new_state)
             return new_params, new_state
 
     def _update(
-        self, layout: Layout, numbers: jax.Array, grads: PerGroup, state: PyTree, params: PerGroup
+        self,
+        layout: Layout,
+        numbers: jax.Array,
+        grads: PerGroup,
+        state: PyTree,
+        params: PerGroup,
+        amp: tuple[jax.Array, jax.Array] | None,
     ) -> tuple[PerGroup, PyTree]:
         self.traces += 1
+        if amp is not None:
+            grads = jax.tree.map(lambda grad: _unscale(grad, amp[0]), grads)
         tx = self._recipe.build(layout.fill([weak(numbers[i]) for i in range(layout.size)]))
         updates, new_state = tx.update(jax.tree.map(_widen, grads), state, params)
         # A transformation that is careless with dtypes (float32 moments for bfloat16 parameters after one update)
         # must not change what its state is made of.
         new_state = jax.tree.map(lambda new, old: new.astype(old.dtype), new_state, state)
+        if amp is not None:
+            skip = amp[1].reshape(()) != 0
+            updates = jax.tree.map(lambda update: jnp.where(skip, jnp.zeros_like(update), update), updates)
+            new_state = jax.tree.map(lambda new, old: jnp.where(skip, old, new), new_state, state)
         return jax.tree.map(_new_value, updates, params, is_leaf=is_rows), new_state
+
+
+def _unscale(grad: jax.Array, scale: jax.Array) -> jax.Array:
+    """A gradient without the scale of its loss, in float32 at least, since half precision is what it was scaled for."""
+    if not jnp.issubdtype(grad.dtype, jnp.inexact):
+        return grad
+    return _widen(grad) * (1 / scale.reshape(())).astype(jnp.promote_types(grad.real.dtype, jnp.float32))
 
 
 def _widen(grad: jax.Array) -> jax.Array:

@@ -15,8 +15,11 @@ from jax.tree_util import DictKey, GetAttrKey
 from funcopt._base import PyTree
 from funcopt._tree import flatten, is_array, is_none, per_leaf_step, with_step_per_leaf
 from funcopt.torch_bridge._buffers import Device, borrow_as_torch, copy_to_jax
-from funcopt.torch_bridge._groups import GroupLeaves, PerGroup
+from funcopt.torch_bridge._groups import GroupLeaves, PerGroup, is_group_leaves
 from funcopt.transforms import ScaleBySparseAdamState, TraceState
+
+SHOWN = "hyperparams."
+"""Names of scheduled values begin with it: they show what the last update used, and no later update reads them."""
 
 Entry = dict[str, Any]
 Place = tuple[int, str | int]
@@ -54,19 +57,21 @@ def _name(path: tuple[Any, ...], parent: str) -> str:
         case GetAttrKey(name=name):
             return name
         case DictKey(key=key):
-            return str(key)
+            return f"{SHOWN}{key}" if f"{parent}." == SHOWN else str(key)
     return parent
 
 
 def read_entries(state: PyTree, places: Mapping[Place, Any]) -> dict[Place, Entry]:
     """Each parameter's state as torch tensors of its own: what is done to them, or later here, stays on its side."""
     entries: dict[Place, Entry] = {place: {} for place in places}
+    with_own: set[Place] = set()
 
     def read(name: str, group: int | None, node: Any) -> Any:
         if isinstance(node, GroupLeaves):
             for key, value in node.items():
                 if isinstance(value, jax.Array | int):
                     entries[node.group, key][name] = _as_tensor(name, value)
+                    with_own.add((node.group, key))
         else:
             for place, entry in entries.items():
                 if group is None or place[0] == group:
@@ -74,7 +79,8 @@ def read_entries(state: PyTree, places: Mapping[Place, Any]) -> dict[Place, Entr
         return node
 
     _map_named(read, jax.tree.map(_as_torch_keeps, state, is_leaf=_counts_in_its_own_way))
-    return entries
+    # A count alone is not the state of a parameter, such as one that is masked out, if others have more.
+    return {place: entry if not with_own or place in with_own else {} for place, entry in entries.items()}
 
 
 def _counts_in_its_own_way(node: object) -> bool:
@@ -126,7 +132,14 @@ def write_entries(
     Raises:
         ValueError: for a value that is missing where `complete`, or has another shape.
     """
-    steps = {float(entry.get("step", len(entry) > 0)) for entry in entries.values()}
+    kept = {
+        (node.group, key)
+        for node in jax.tree.leaves(fresh, is_leaf=is_group_leaves)
+        if is_group_leaves(node)
+        for key, value in node.items()
+        if isinstance(value, jax.Array)
+    }
+    steps = {float(entry.get("step", len(entry) > 0)) for place, entry in entries.items() if place in kept}
     if len(steps) > 1:
         fresh = with_step_per_leaf(fresh)
 
@@ -136,7 +149,9 @@ def write_entries(
             return old
         if name == "step" and name not in entry:
             return jnp.ones_like(old)  # torch.optim.SGD's entries: there from the first update on
-        if name not in entry and not complete:
+        if name == "schedule_step" and name not in entry:
+            return jnp.asarray(entry.get("step", 0), old.dtype)  # a schedule outside of the state: one per update
+        if name not in entry and (name.startswith(SHOWN) or not complete):
             return old
         if name not in entry:
             raise ValueError(
@@ -146,6 +161,10 @@ def write_entries(
         if tuple(value.shape) != old.shape:
             raise ValueError(
                 f"load_state_dict: {name} of {describe(place)} must have shape {old.shape}, got {tuple(value.shape)}"
+            )
+        if value.is_complex() != jnp.iscomplexobj(old):
+            raise ValueError(
+                f"load_state_dict: {name} of {describe(place)} must be like {old.dtype}, got {value.dtype}"
             )
         return copy_to_jax(value, device).astype(old.dtype)
 
