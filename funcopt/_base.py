@@ -1,9 +1,9 @@
 """The protocol, and how a leaf rule becomes a transformation.
 
 A transformation is optax's own type: `init(params) -> state` and `update(updates, state, params=None, **extra) ->
-(updates, state)`, so funcopt's and optax's parts mix in one chain. An algorithm here is one *leaf rule*: a pure function
-of arrays, with every hyperparameter an argument. `leafwise` lifts it to trees and hands each leaf its own numbers;
-`scheduled` evaluates the hyperparameters that are functions of the step.
+(updates, state)`, so funcopt's and optax's parts mix in one chain. An algorithm here is one *leaf rule*: a pure
+function of arrays, with every hyperparameter an argument. `leafwise` lifts it to trees and hands each leaf its own
+numbers; `scheduled` evaluates the hyperparameters that are functions of the step.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ Schedule: TypeAlias = Callable[[Any], Any]
 """A pure function of the step: `schedule(0)` is the value of the first update. Vectorised over arrays of steps."""
 
 Hyperparameter: TypeAlias = Any
-"""A number, a `Schedule`, or a prefix of the parameters' tree with such values (a flag: booleans instead of numbers)."""
+"""A number, a `Schedule`, or a prefix of the parameters' tree with such values; for a flag booleans, no numbers."""
 
 PyTree: TypeAlias = Any
 
@@ -246,8 +246,8 @@ def scheduled(
 
     Returns:
         `make(**hyperparams)` itself where nothing is scheduled; otherwise a transformation with a `ScheduledState`,
-        whose `schedule_step` counts the updates in which any leaf had a gradient and whose schedules read the count before
-        each: all leaves are at the same place of a schedule, as under a torch scheduler.
+        whose `schedule_step` counts the updates in which any leaf had a gradient, and whose schedules read the count
+        before each: all leaves are at the same place of a schedule, as under a torch scheduler.
     """
     names = [name for name, value in hyperparams.items() if _tree.has_schedule(value)]
     if not names:

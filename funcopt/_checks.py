@@ -65,7 +65,8 @@ def check_number(owner: str, argument: str, value: object, allowed: Range) -> No
         return
     if isinstance(value, bool | str | bytes) or not isinstance(value, numbers.Real | np.ndarray | jax.Array):
         raise TypeError(
-            f"{owner}: {argument} must be a number, a schedule (a function of the step) or a tree of them, got {value!r}"
+            f"{owner}: {argument} must be a number, a schedule (a function of the step) or a tree of them, "
+            f"got {value!r}"
         )
     if isinstance(value, np.ndarray | jax.Array) and value.size != 1:
         fail(owner, argument, "one number", value, "give a list or dict of numbers to set one per part of the tree")
@@ -83,7 +84,7 @@ def _named_leaves(name: str, value: Any, is_leaf: Callable[[Any], bool] | None =
 
 
 def check_hyperparam(owner: str, name: str, value: Any, allowed: Range | tuple[Range, ...]) -> None:
-    """Checks a number, schedule or prefix tree of them; a tuple of ranges stands for a value that is a tuple (`betas`)."""
+    """Checks a number, schedule or prefix of them; a tuple of ranges stands for a value that is a tuple (`betas`)."""
     is_leaf = None if isinstance(allowed, Range) else is_tuple_value
     for where, leaf in _named_leaves(name, value, is_leaf):
         if isinstance(allowed, Range):

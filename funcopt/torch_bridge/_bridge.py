@@ -7,6 +7,7 @@ the hyperparameters mean is in `_recipe.py`, what is compiled in `_engine.py`, w
 
 import collections
 import copy
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ import torch
 
 from funcopt import _checks
 from funcopt._base import GradientTransformation, PyTree
-from funcopt._checks import is_schedule
+from funcopt._tree import at_step, has_schedule
 from funcopt.torch_bridge import _buffers, _matching, _state_dict
 from funcopt.torch_bridge._engine import Engine
 from funcopt.torch_bridge._groups import GroupLeaves, PerGroup
@@ -62,7 +63,7 @@ class TorchBridge(torch.optim.Optimizer):
     found_inf: torch.Tensor | None
 
     _recipe: Recipe
-    _schedules: list[dict[str, Callable[[Any], Any]]]  # per group, by hyperparameter
+    _schedules: list[dict[str, Any]]  # per group, by hyperparameter: schedules, and tuples with one in them
     _engine: Engine | None  # None until the state is first needed
     _tree: PyTree
     _layout: Layout
@@ -108,13 +109,14 @@ class TorchBridge(torch.optim.Optimizer):
         if layout != self._layout:
             # A flag, or whether there is momentum, may decide what the state consists of.
             self._rebuild(self.state)
-        due = self._params_by_group(lambda p: p.grad is not None)
-        tensors = _values(due)
-        if not tensors:
+        every = self._params_by_group()
+        due = [p.grad is not None for p in _values(every)]
+        if not any(due):
             return loss
-        grads, params = _map_leaves(_gradient, due), _map_leaves(_parameter, due)
+        grads, params = _map_leaves(_gradient, every), _map_leaves(_parameter, every)
         results, tree = engine.update(layout, numbers, grads, self._tree, params, self._amp())
-        writes = _buffers.plan_writes(tensors, _values(params), _values(results))
+        before, after = itertools.compress(_values(params), due), _values(results)
+        writes = _buffers.plan_writes(list(itertools.compress(_values(every), due)), list(before), after)
         counts = self._counts_after_update()
 
         def take_over() -> None:
@@ -147,7 +149,7 @@ class TorchBridge(torch.optim.Optimizer):
                 _checks.fail(
                     type(self).__name__, "differentiable", "False", True, "differentiate the JAX update with jax.grad"
                 )
-            schedules = {name: group[name] for name in self._recipe.defaults if is_schedule(group[name])}
+            schedules = {name: group[name] for name in self._recipe.defaults if has_schedule(group[name])}
             if schedules:
                 group["schedule_step"] = max((g.get("schedule_step", 0) for g in self.param_groups), default=0)
             self._schedules.append(schedules)
@@ -303,14 +305,12 @@ class TorchBridge(torch.optim.Optimizer):
         """Writes scheduled hyperparameters into their groups."""
         for group, schedules in zip(self.param_groups, self._schedules, strict=True):
             for name, schedule in schedules.items():
-                group[name] = _plain(schedule(group["schedule_step"]))
+                group[name] = _plain(at_step(schedule, group["schedule_step"], tuples=True))
 
-    def _params_by_group(self, keep: Callable[[torch.Tensor], bool] = lambda p: True) -> PerGroup:
-        leaves = []
-        for i, group in enumerate(self.param_groups):
-            chosen = [(key, p) for key, p in zip(_matching.keys_of(group), group["params"], strict=True) if keep(p)]
-            leaves.append(GroupLeaves(i, tuple(key for key, _ in chosen), (p for _, p in chosen)))
-        return PerGroup(leaves)
+    def _params_by_group(self) -> PerGroup:
+        return PerGroup(
+            GroupLeaves(i, _matching.keys_of(group), group["params"]) for i, group in enumerate(self.param_groups)
+        )
 
     def _places(self) -> dict[_state_dict.Place, torch.Tensor]:
         return {
@@ -333,15 +333,15 @@ def _values(leaves: PerGroup) -> list[Any]:
 
 
 def _gradient(p: torch.Tensor) -> Any:
-    assert p.grad is not None
+    if p.grad is None:
+        return None
     strided = p.grad.layout == torch.strided
     return _buffers.borrow_as_jax(p.grad) if strided else _buffers.copy_rows_to_jax(p.grad)
 
 
 def _parameter(p: torch.Tensor) -> Any:
     """A parameter as far as its gradient concerns it."""
-    assert p.grad is not None
-    strided = p.grad.layout == torch.strided
+    strided = p.grad is None or p.grad.layout == torch.strided
     return _buffers.borrow_as_jax(p) if strided else _buffers.copy_same_rows_to_jax(p, p.grad)
 
 

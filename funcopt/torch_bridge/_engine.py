@@ -1,7 +1,7 @@
 """The compiled update: what is traced, what is static, what is donated.
 
     traced   gradients, state, parameters; the numbers of all groups, packed in one float64 vector
-    static   flags and names (`_recipe.Layout`), and which parameters have a gradient (the trees' structure)
+    static   flags and names (`_recipe.Layout`), and as long as there are few patterns of them, missing gradients
     borrowed gradients and parameters, which are torch's
     kept     the old state, until the new one is taken over: a step that fails has changed nothing. With gradients of
              rows it is donated, since a new copy of a table would cost more than the update
@@ -11,6 +11,7 @@ while the arrays keep their own dtypes.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +26,10 @@ from funcopt.torch_bridge._buffers import Device
 from funcopt.torch_bridge._groups import GroupLeaves, PerGroup, is_group_leaves
 from funcopt.torch_bridge._recipe import Layout, Recipe
 
+MAX_PATTERNS = 8
+"""Patterns of missing gradients that get a program of their own, in which the missing cost nothing. Beyond, one program
+for all further patterns computes with zeros and drops what comes of them."""
+
 
 class Engine:
     """Runs a recipe on one device. It keeps no state between calls but the compiled programs."""
@@ -33,6 +38,7 @@ class Engine:
         self.device = device
         self.traces = 0  # times the update was traced: one per layout and pattern of missing gradients
         self._recipe = recipe
+        self._patterns: set[tuple[Any, ...]] = set()  # of missing gradients, that have a program of their own
         self._keeping = jax.jit(self._update, static_argnums=0)
         self._donating = jax.jit(self._update, static_argnums=0, donate_argnums=3)
 
@@ -61,32 +67,39 @@ class Engine:
         Args:
             layout: static part of the hyperparameters.
             numbers: float64 vector, the rest of them.
-            grads: for the parameters that have one; borrowed.
+            grads: of all parameters, None where there is none; borrowed.
             state: for all parameters; not to be used again if any gradient is one of rows.
-            params: the parameters that have a gradient; borrowed.
+            params: all parameters; borrowed.
             amp: scale of the gradients, and whether to skip the update (non-zero); borrowed.
 
         Returns:
-            New arrays for `params`, and the state for all parameters. Both are ready: no computation still reads
-            borrowed memory.
+            New arrays for the parameters that have a gradient, and the state for all. Both are ready: no computation
+            still reads borrowed memory.
         """
         with self.precision():
-            present = {node.group: node.keys for node in grads.values}
-            partial = any(
-                node.keys != present[node.group]
-                for node in jax.tree.leaves(state, is_leaf=is_group_leaves)
-                if is_group_leaves(node)
-            )
-            whole = with_step_per_leaf(state) if partial else state
-            if partial:
-                state = _map_group_leaves(lambda node: node.take(present[node.group]), whole)
             has_rows = any(is_rows(leaf) for node in grads.values for leaf in node.values)
-            run = self._donating if has_rows else self._keeping
-            new_params, new_state = run(layout, numbers, grads, state, params, amp)
-            jax.block_until_ready((new_params, new_state))
-            if partial:
-                new_state = _map_group_leaves(lambda node, part: node.put(part), whole, new_state)
-            return new_params, new_state
+            run = functools.partial(self._donating if has_rows else self._keeping, layout, numbers)
+            present = {
+                node.group: tuple(key for key, grad in node.items() if grad is not None) for node in grads.values
+            }
+            if all(node.keys == present[node.group] for node in grads.values):
+                return jax.block_until_ready(run(grads, state, params, amp, None))
+
+            def only_present(tree: PyTree) -> PyTree:
+                return _map_group_leaves(lambda node: node.take(present[node.group]), tree)
+
+            state = with_step_per_leaf(state)
+            pattern = tuple(present.values())
+            if pattern in self._patterns or len(self._patterns) < MAX_PATTERNS:
+                self._patterns.add(pattern)
+                new_params, part = jax.block_until_ready(
+                    run(only_present(grads), only_present(state), only_present(params), amp, None)
+                )
+                return new_params, _map_group_leaves(lambda node, new: node.put(new), state, part)
+            flags = np.array([grad is not None for node in grads.values for grad in node.values])
+            filled = _map_group_leaves(_fill_with_zeros, grads, params)
+            new_params, new_state = jax.block_until_ready(run(filled, state, params, amp, flags))
+            return only_present(new_params), new_state
 
     def _update(
         self,
@@ -96,6 +109,7 @@ class Engine:
         state: PyTree,
         params: PerGroup,
         amp: tuple[jax.Array, jax.Array] | None,
+        present: jax.Array | None,
     ) -> tuple[PerGroup, PyTree]:
         self.traces += 1
         if amp is not None:
@@ -105,11 +119,39 @@ class Engine:
         # A transformation that is careless with dtypes (float32 moments for bfloat16 parameters after one update)
         # must not change what its state is made of.
         new_state = jax.tree.map(lambda new, old: new.astype(old.dtype), new_state, state)
+        nothing = jax.tree.map(jnp.zeros_like, updates)
+        if present is not None:
+            flags = _like(present, grads)
+            updates = _map_group_leaves(functools.partial(_select, flags), nothing, updates)
+            new_state = _map_group_leaves(functools.partial(_select, flags), state, new_state)
         if amp is not None:
             skip = amp[1].reshape(()) != 0
-            updates = jax.tree.map(lambda update: jnp.where(skip, jnp.zeros_like(update), update), updates)
-            new_state = jax.tree.map(lambda new, old: jnp.where(skip, old, new), new_state, state)
+            updates, new_state = jax.tree.map(
+                lambda old, new: jnp.where(skip, old, new), (nothing, state), (updates, new_state)
+            )
         return jax.tree.map(_new_value, updates, params, is_leaf=is_rows), new_state
+
+
+def _like(flags: jax.Array, tree: PerGroup) -> dict[tuple[int, str | int], jax.Array]:
+    """One flag per parameter, by group and key."""
+    places = [(node.group, key) for node in tree.values for key in node.keys]
+    return {place: flags[i] for i, place in enumerate(places)}
+
+
+def _select(flags: dict[tuple[int, str | int], jax.Array], old: GroupLeaves, new: GroupLeaves) -> GroupLeaves:
+    """The new values of the parameters whose flag is set, the old ones of the others."""
+    values = (
+        jax.tree.map(functools.partial(jnp.where, flags[old.group, key]), value, before)
+        for (key, before), value in zip(old.items(), new.values, strict=True)
+    )
+    return GroupLeaves(old.group, old.keys, values)
+
+
+def _fill_with_zeros(grads: GroupLeaves, params: GroupLeaves) -> GroupLeaves:
+    values = (
+        np.zeros_like(param) if grad is None else grad for grad, param in zip(grads.values, params.values, strict=True)
+    )
+    return GroupLeaves(grads.group, grads.keys, values)
 
 
 def _unscale(grad: jax.Array, scale: jax.Array) -> jax.Array:

@@ -17,7 +17,7 @@ import optax
 
 from funcopt import _checks
 from funcopt._base import GradientTransformation, GradientTransformationExtraArgs, PyTree, chain
-from funcopt._checks import is_schedule
+from funcopt._tree import has_schedule
 from funcopt.torch_bridge._groups import PerGroup
 from funcopt.transforms import scale_by_multipliers
 
@@ -115,7 +115,7 @@ class Recipe:
             self._static_names.add(name)
         # A function is a schedule where the factory expects a number; for an argument such as optax's mask it is just
         # a value, which no group can change.
-        if _belongs_in_groups(value) or (is_schedule(value) and _belongs_in_groups(parameter.default, True)):
+        if _belongs_in_groups(value) or (has_schedule(value) and _belongs_in_groups(parameter.default, True)):
             self.defaults[name] = value
         else:
             self._fixed[name] = value

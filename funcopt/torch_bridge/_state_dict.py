@@ -16,7 +16,7 @@ from funcopt._base import PyTree
 from funcopt._tree import flatten, is_array, is_none, per_leaf_step, with_step_per_leaf
 from funcopt.torch_bridge._buffers import Device, borrow_as_torch, copy_to_jax
 from funcopt.torch_bridge._groups import GroupLeaves, PerGroup, is_group_leaves
-from funcopt.transforms import ScaleBySparseAdamState, TraceState
+from funcopt.transforms import AsgdState, RpropState, ScaleBySparseAdamState, TraceState
 
 SHOWN = "hyperparams."
 """Names of scheduled values begin with it: they show what the last update used, and no later update reads them."""
@@ -78,31 +78,33 @@ def read_entries(state: PyTree, places: Mapping[Place, Any]) -> dict[Place, Entr
                     entry[name] = _as_tensor(name, node)
         return node
 
-    _map_named(read, jax.tree.map(_as_torch_keeps, state, is_leaf=_counts_in_its_own_way))
+    _map_named(read, jax.tree.map(_as_torch_keeps, state, is_leaf=_is_special))
     # A count alone is not the state of a parameter, such as one that is masked out, if others have more.
     return {place: entry if not with_own or place in with_own else {} for place, entry in entries.items()}
 
 
-def _counts_in_its_own_way(node: object) -> bool:
-    return isinstance(node, TraceState | ScaleBySparseAdamState)
+def _is_special(node: object) -> bool:
+    return isinstance(node, TraceState | ScaleBySparseAdamState | AsgdState | RpropState)
 
 
 def _as_torch_keeps(node: PyTree) -> PyTree:
-    """Two classes count in their own way.
+    """A few classes have a way of their own.
 
-    SparseAdam's count is an int. SGD has none: its buffer is there from a parameter's first update on, not before.
+    SparseAdam's count is an int. ASGD and Rprop take the learning rate of a parameter's first update, so there is no
+    state before it. Neither has SGD, whose momentum is undampened then; it has no count at all.
     """
     if isinstance(node, ScaleBySparseAdamState):
         return node._replace(step=jax.tree.map(int, node.step))
-    if not isinstance(node, TraceState):
+    if not isinstance(node, TraceState | AsgdState | RpropState):
         return node
-    treedef = flatten(node.momentum_buffer)[1]
-    started = jax.tree.map(lambda step: int(step) > 0, per_leaf_step(node.step, treedef))
-    return {
-        "momentum_buffer": jax.tree.map(
-            lambda buffer, has: buffer if has else None, node.momentum_buffer, started, is_leaf=is_none
-        )
-    }
+    moments = {name: getattr(node, name) for name in node._fields if name != "step"}
+    steps = per_leaf_step(node.step, flatten(next(iter(moments.values())))[1])
+
+    def where_started(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda x, step: x if int(step) > 0 else None, tree, steps, is_leaf=is_none)
+
+    fields = moments if isinstance(node, TraceState) else {"step": steps, **moments}
+    return {name: where_started(tree) for name, tree in fields.items()}
 
 
 def _as_tensor(name: str, value: Any) -> Any:

@@ -9,8 +9,8 @@
     p     = (1 - lr * weight_decay) * p - max(eps2, rms(p)) * min(lr, 1 / sqrt(t)) * u
 
 As in torch eps1 acts on V and u, where the paper adds it to g * g; always the last two axes are factored, where optax
-takes the two largest; and weight decay follows lr. eps1 None is the machine epsilon of each parameter's own dtype, where
-torch takes that of the group's first parameter for all of them.
+takes the two largest; and weight decay follows lr. eps1 None is the machine epsilon of each parameter's own dtype; in
+torch that of the group's first parameter goes for all of them.
 """
 
 from typing import Any, NamedTuple

@@ -23,6 +23,8 @@ class Case(NamedTuple):
     hyperparams: dict[str, Any]  # each may be given as a prefix
     scheduled: tuple[str, ...] = ()  # those that may be a schedule; flags may not
     elementwise: bool = True
+    complex_numbers: bool = True  # whether it takes complex parameters, as torch's algorithm does
+    matrices_only: bool = False
 
     def __call__(self, **changes: Any) -> funcopt.GradientTransformationExtraArgs:
         return self.make(**{**self.hyperparams, **changes})
@@ -48,6 +50,33 @@ CASES = [
     Case("adam", funcopt.adam, {"lr": 0.1, "weight_decay": 0.1, "decoupled_weight_decay": False}, ("lr", "betas")),
     Case("adamw", funcopt.adamw, {"lr": 0.1, "weight_decay": 0.1, "amsgrad": True}, ("lr", "weight_decay")),
     Case("card", card, {"weight_decay": 1e-4, "lr": 1e-3}, ("lr",)),
+    Case("adadelta", funcopt.adadelta, {"lr": 0.5, "rho": 0.8, "eps": 0.1, "weight_decay": 0.1}, ("lr", "rho", "eps")),
+    Case("adagrad", funcopt.adagrad, {"lr": 0.1, "lr_decay": 0.1, "eps": 0.1}, ("lr", "lr_decay", "eps")),
+    Case("adamax", funcopt.adamax, {"lr": 0.1, "betas": (0.8, 0.9), "weight_decay": 0.1}, ("lr", "betas")),
+    Case("asgd", funcopt.asgd, {"lr": 0.1, "lambd": 0.1, "alpha": 0.5, "t0": 1.0}, ("lr", "lambd", "alpha", "t0")),
+    Case("nadam", funcopt.nadam, {"lr": 0.1, "momentum_decay": 0.1, "decoupled_weight_decay": True}, ("lr", "betas")),
+    Case("radam", funcopt.radam, {"lr": 0.1, "betas": (0.8, 0.5), "weight_decay": 0.1}, ("lr", "betas")),
+    Case("rmsprop", funcopt.rmsprop, {"lr": 0.1, "momentum": 0.9, "centered": True}, ("lr", "momentum")),
+    Case("rmsprop, plain", funcopt.rmsprop, {"lr": 0.1, "alpha": 0.8, "eps": 0.1}, ("lr", "alpha", "eps")),
+    Case("rprop", funcopt.rprop, {"lr": 0.1, "etas": (0.4, 1.3), "step_sizes": (0.01, 1.0)}, ("lr", "etas")),
+    Case("sparse_adam", funcopt.sparse_adam, {"lr": 0.1, "betas": (0.8, 0.9), "eps": 0.1}, ("lr", "betas", "eps")),
+    Case(
+        "adafactor",
+        funcopt.adafactor,
+        {"lr": 0.1, "beta2_decay": -0.5, "d": 1.5, "weight_decay": 0.1},
+        ("lr", "weight_decay"),
+        elementwise=False,
+        complex_numbers=False,
+    ),
+    Case(
+        "muon",
+        funcopt.muon,
+        {"lr": 0.1, "momentum": 0.8, "nesterov": False, "weight_decay": 0.2},
+        ("lr", "momentum", "weight_decay"),
+        elementwise=False,
+        complex_numbers=False,
+        matrices_only=True,
+    ),
     Case(
         "masked",
         lambda lr: funcopt.masked(funcopt.adam(lr), {"body": True, "head": {"w": True, "b": False}}),
@@ -66,11 +95,12 @@ CASES = [
 LAWS = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
-def make_tree(seed: int, dtype: Any = jnp.float32) -> dict[str, Any]:
+def make_tree(case: Case, seed: int, dtype: Any = jnp.float32) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
+    vector, scalar = ((4, 4), (1, 2)) if case.matrices_only else ((4,), ())
     return {
         "body": jnp.asarray(rng.normal(size=(3, 2)), dtype),
-        "head": {"w": jnp.asarray(rng.normal(size=(4,)), dtype), "b": jnp.asarray(rng.normal(), dtype)},
+        "head": {"w": jnp.asarray(rng.normal(size=vector), dtype), "b": jnp.asarray(rng.normal(size=scalar), dtype)},
     }
 
 
@@ -81,7 +111,7 @@ def constant(value: Any) -> Callable[[Any], Any]:
 @functools.cache
 def run(case: Case, steps: int = 3) -> tuple[Any, Any]:
     """Parameters and state after a few updates: what several laws compare with."""
-    return apply(case(), make_tree(0), [make_tree(i + 1) for i in range(steps)])
+    return apply(case(), make_tree(case, 0), [make_tree(case, i + 1) for i in range(steps)])
 
 
 def apply(tx: funcopt.GradientTransformationExtraArgs, params: Any, gradients: list[Any]) -> tuple[Any, Any]:
@@ -104,8 +134,8 @@ def test_state_is_a_fixed_point_of_scan_and_donation(case: Case) -> None:
         updates, state = tx.update(grads, state, params)
         return (funcopt.apply_updates(params, updates), state), None
 
-    gradients = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[make_tree(i + 1) for i in range(3)])
-    params = make_tree(0)
+    gradients = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[make_tree(case, i + 1) for i in range(3)])
+    params = make_tree(case, 0)
     scan = jax.jit(lambda carry, xs: lax.scan(step, carry, xs), donate_argnums=0)
     result, _ = scan((params, tx.init(params)), gradients)
     # XLA contracts products into FMAs where single operations do not: a few ulp per step.
@@ -114,8 +144,8 @@ def test_state_is_a_fixed_point_of_scan_and_donation(case: Case) -> None:
 
 @LAWS
 def test_updates_keep_structure_shape_and_dtype(case: Case) -> None:
-    for dtype in (jnp.float32, jnp.bfloat16, jnp.float16, jnp.complex64):
-        params, grads = make_tree(0, dtype), make_tree(1, dtype)
+    for dtype in (jnp.float32, jnp.bfloat16, jnp.float16, *([jnp.complex64] if case.complex_numbers else [])):
+        params, grads = make_tree(case, 0, dtype), make_tree(case, 1, dtype)
         tx = case()
         state = tx.init(params)
         updates, new_state = tx.update(grads, state, params)
@@ -126,7 +156,7 @@ def test_updates_keep_structure_shape_and_dtype(case: Case) -> None:
 
 @LAWS
 def test_gradients_of_another_dtype_leave_the_state_as_it_was_made(case: Case) -> None:
-    params, grads = make_tree(0, jnp.bfloat16), make_tree(1, jnp.float32)
+    params, grads = make_tree(case, 0, jnp.bfloat16), make_tree(case, 1, jnp.float32)
     tx = case()
     state = tx.init(params)
     updates, new_state = tx.update(grads, state, params)
@@ -137,7 +167,7 @@ def test_gradients_of_another_dtype_leave_the_state_as_it_was_made(case: Case) -
 @LAWS
 def test_inputs_are_not_changed(case: Case) -> None:
     tx = case()
-    inputs = (make_tree(1), tx.init(make_tree(0)), make_tree(0))
+    inputs = (make_tree(case, 1), tx.init(make_tree(case, 0)), make_tree(case, 0))
     before = jax.tree.map(np.array, inputs)
     tx.update(*inputs)
     chex.assert_trees_all_equal(inputs, before)
@@ -154,24 +184,24 @@ def test_two_calls_trace_once(case: Case) -> None:
         traces += 1
         return tx.update(grads, state, params)
 
-    params = make_tree(0)
-    _, state = update(make_tree(1), tx.init(params), params)
-    update(make_tree(2), state, params)
+    params = make_tree(case, 0)
+    _, state = update(make_tree(case, 1), tx.init(params), params)
+    update(make_tree(case, 2), state, params)
     assert traces == 1
 
 
 @LAWS
 def test_missing_gradients_leave_their_leaves_untouched(case: Case) -> None:
     """Twice the same update of `head`, once without and once with a gap in which only `body` has a gradient."""
-    tx, params, zeros = case(), make_tree(0), jax.tree.map(jnp.zeros_like, make_tree(0))
+    tx, params, zeros = case(), make_tree(case, 0), jax.tree.map(jnp.zeros_like, make_tree(case, 0))
     state = tx.init(params)
-    gap = {"body": make_tree(1)["body"], "head": {"w": None, "b": None}}
+    gap = {"body": make_tree(case, 1)["body"], "head": {"w": None, "b": None}}
     updates, after_gap = tx.update(gap, state, params)
     assert updates["head"] == {"w": None, "b": None}
     chex.assert_trees_all_equal(funcopt.apply_updates(params, updates)["head"], params["head"])
 
     # Only `head` moves: a global norm sees the same gradients, whatever `body` did before.
-    head_only = {**zeros, "head": make_tree(2)["head"]}
+    head_only = {**zeros, "head": make_tree(case, 2)["head"]}
     scheduled_alike, _ = tx.update(head_only, state, params)
     after, _ = tx.update(head_only, after_gap, params)
     chex.assert_trees_all_equal(after["head"], scheduled_alike["head"])
@@ -179,7 +209,7 @@ def test_missing_gradients_leave_their_leaves_untouched(case: Case) -> None:
 
 @LAWS
 def test_all_gradients_missing_change_nothing(case: Case) -> None:
-    tx, params = case(), make_tree(0)
+    tx, params = case(), make_tree(case, 0)
     state = tx.init(params)
     updates, new_state = tx.update(jax.tree.map(lambda _: None, params), state, params)
     assert jax.tree.leaves(updates) == []
@@ -206,7 +236,7 @@ def test_constant_schedule_equals_number(case: Case) -> None:
 
 
 def assert_same(case: Case, tx: funcopt.GradientTransformationExtraArgs) -> None:
-    params, _ = apply(tx, make_tree(0), [make_tree(i + 1) for i in range(3)])
+    params, _ = apply(tx, make_tree(case, 0), [make_tree(case, i + 1) for i in range(3)])
     # A schedule's value is a float32 scalar where a number is a double until it meets the array: two roundings.
     chex.assert_trees_all_close(params, run(case)[0], rtol=1e-6, atol=1e-6)
 
@@ -230,13 +260,13 @@ def test_elementwise_mark_means_that_leaves_may_be_joined(case: Case) -> None:
     def join(tree: Any) -> jax.Array:
         return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
-    joined, _ = apply(case(), join(make_tree(0)), [join(make_tree(i + 1)) for i in range(3)])
+    joined, _ = apply(case(), join(make_tree(case, 0)), [join(make_tree(case, i + 1)) for i in range(3)])
     # A norm adds up in another order: one ulp of it.
     chex.assert_trees_all_close(joined, join(run(case)[0]), rtol=1e-6, atol=1e-6)
 
 
 @LAWS
 def test_integer_parameters_are_refused(case: Case) -> None:
-    tree = {**make_tree(0), "body": jnp.arange(6).reshape(3, 2)}
+    tree = {**make_tree(case, 0), "body": jnp.arange(6).reshape(3, 2)}
     with pytest.raises(ValueError, match=r"parameter \['body'\] must be floating or complex, got int32"):
         case().init(tree)

@@ -15,6 +15,7 @@ from parity import make_problem, run_torch, worst_error
 
 import funcopt
 from funcopt import TorchBridge
+from funcopt.torch_bridge import _engine
 
 
 def parameters(seed: int = 0, dtype: torch.dtype = torch.float64) -> list[torch.nn.Parameter]:
@@ -543,3 +544,35 @@ def _failing(lr: Any) -> funcopt.GradientTransformation:
         raise RuntimeError("on purpose")
 
     return optax.GradientTransformation(funcopt.adam(lr).init, update)
+
+
+@pytest.mark.parametrize(
+    ("factory", "torch_class", "options"),
+    [
+        (funcopt.adamw, torch.optim.AdamW, {}),
+        (funcopt.sgd, torch.optim.SGD, {"momentum": 0.9, "dampening": 0.2}),
+        (lambda lr: clipped(lr, weight_decay=0.0, max_norm=1e9), torch.optim.Adam, {}),
+    ],
+    ids=["adamw", "sgd", "clipped"],
+)
+def test_ever_new_patterns_of_missing_gradients_compile_a_bounded_number_of_programs(
+    factory: Any, torch_class: Any, options: dict[str, Any]
+) -> None:
+    """As with experts that are chosen anew for each batch: 2**8 patterns of eight parameters."""
+
+    def train_with_gaps(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+        rng = np.random.default_rng(0)
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        for _ in range(60):
+            for p in params:
+                grad = torch.from_numpy(np.asarray(rng.normal(size=tuple(p.shape))))
+                p.grad = grad if rng.random() < 0.5 else None
+            optimizer.step()
+        return params
+
+    bridge = TorchBridge(two_groups(parameters(0) + parameters(1), lr=0.03), factory, lr=0.1, **options)
+    reference = torch_class(two_groups(parameters(0) + parameters(1), lr=0.03), lr=0.1, **options)
+    assert_equal(train_with_gaps(bridge), train_with_gaps(reference))
+    assert bridge.compilations <= _engine.MAX_PATTERNS + 2
+    ours, theirs = bridge.state_dict()["state"], reference.state_dict()["state"]
+    assert {i: int(e.get("step", 0)) for i, e in ours.items()} == {i: int(e.get("step", 0)) for i, e in theirs.items()}

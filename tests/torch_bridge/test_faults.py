@@ -33,18 +33,18 @@ def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-class Fault(Exception):
+class FaultError(Exception):
     pass
 
 
 def raising(*args: Any, **kwargs: Any) -> Any:
-    raise Fault
+    raise FaultError
 
 
 def fail_after(function: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         function(*args, **kwargs)
-        raise Fault
+        raise FaultError
 
     return wrapped
 
@@ -68,7 +68,7 @@ def test_exception_at_any_stage(stage: str, monkeypatch: pytest.MonkeyPatch) -> 
     owner, name, replacement = STAGES[stage]
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, replacement)
-        with pytest.raises(Fault):
+        with pytest.raises(FaultError):
             bridge.step()
     assert same(snapshot(params, bridge), before)
     bridge.step()
@@ -79,10 +79,10 @@ def test_exception_at_any_stage(stage: str, monkeypatch: pytest.MonkeyPatch) -> 
 def test_exception_in_hooks_and_closure() -> None:
     params, bridge = make()
     before = snapshot(params, bridge)
-    with pytest.raises(Fault):
+    with pytest.raises(FaultError):
         bridge.step(raising)
     handle = bridge.register_step_pre_hook(raising)
-    with pytest.raises(Fault):
+    with pytest.raises(FaultError):
         bridge.step()
     handle.remove()
     assert same(snapshot(params, bridge), before)

@@ -103,7 +103,5 @@ def test_complex_state_for_a_real_parameter_is_refused(saved: Any) -> None:
     bridge = TorchBridge(named("a", "bb", "ccc"), funcopt.adam)
     state = copy.deepcopy(saved[0])
     state["state"][0]["exp_avg"] = state["state"][0]["exp_avg"].to(torch.complex64)
-    with pytest.raises(
-        ValueError, match="exp_avg of parameter 'a' of group 0 must be like float32, got torch.complex64"
-    ):
+    with pytest.raises(ValueError, match="exp_avg of parameter 'a' of group 0 must be like float32, got"):
         bridge.load_state_dict(state)
