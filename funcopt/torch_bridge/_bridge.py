@@ -114,7 +114,7 @@ class TorchBridge(torch.optim.Optimizer):
         if not any(due):
             return loss
         grads, params = _map_leaves(_gradient, every), _map_leaves(_parameter, every)
-        results, tree = engine.update(layout, numbers, grads, self._tree, params, self._amp())
+        results, tree = engine.update(layout, numbers, grads, self._tree, params, self._amp(), _extra(loss))
         before, after = itertools.compress(_values(params), due), _values(results)
         writes = _buffers.plan_writes(list(itertools.compress(_values(every), due)), list(before), after)
         counts = self._counts_after_update()
@@ -343,6 +343,14 @@ def _parameter(p: torch.Tensor) -> Any:
     """A parameter as far as its gradient concerns it."""
     strided = p.grad is None or p.grad.layout == torch.strided
     return _buffers.borrow_as_jax(p) if strided else _buffers.copy_same_rows_to_jax(p, p.grad)
+
+
+def _extra(loss: Any) -> dict[str, float]:
+    """What a closure's result tells the transformation: the loss, where it is a number."""
+    try:
+        return {} if loss is None else {"value": float(loss)}
+    except (TypeError, ValueError):
+        return {}
 
 
 def _plain(value: Any) -> Any:

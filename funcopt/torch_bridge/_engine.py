@@ -60,7 +60,8 @@ class Engine:
         grads: PerGroup,
         state: PyTree,
         params: PerGroup,
-        amp: tuple[Any, Any] | None = None,
+        amp: tuple[Any, Any] | None,
+        extra: dict[str, Any],
     ) -> tuple[PerGroup, PyTree]:
         """One update.
 
@@ -71,6 +72,7 @@ class Engine:
             state: for all parameters; not to be used again if any gradient is one of rows.
             params: all parameters; borrowed.
             amp: scale of the gradients, and whether to skip the update (non-zero); borrowed.
+            extra: further arguments of the transformation's `update`, such as the loss.
 
         Returns:
             New arrays for the parameters that have a gradient, and the state for all. Both are ready: no computation
@@ -83,7 +85,7 @@ class Engine:
                 node.group: tuple(key for key, grad in node.items() if grad is not None) for node in grads.values
             }
             if all(node.keys == present[node.group] for node in grads.values):
-                return jax.block_until_ready(run(grads, state, params, amp, None))
+                return jax.block_until_ready(run(grads, state, params, amp, extra, None))
 
             def only_present(tree: PyTree) -> PyTree:
                 return _map_group_leaves(lambda node: node.take(present[node.group]), tree)
@@ -93,12 +95,12 @@ class Engine:
             if pattern in self._patterns or len(self._patterns) < MAX_PATTERNS:
                 self._patterns.add(pattern)
                 new_params, part = jax.block_until_ready(
-                    run(only_present(grads), only_present(state), only_present(params), amp, None)
+                    run(only_present(grads), only_present(state), only_present(params), amp, extra, None)
                 )
                 return new_params, _map_group_leaves(lambda node, new: node.put(new), state, part)
             flags = np.array([grad is not None for node in grads.values for grad in node.values])
             filled = _map_group_leaves(_fill_with_zeros, grads, params)
-            new_params, new_state = jax.block_until_ready(run(filled, state, params, amp, flags))
+            new_params, new_state = jax.block_until_ready(run(filled, state, params, amp, extra, flags))
             return only_present(new_params), new_state
 
     def _update(
@@ -109,13 +111,21 @@ class Engine:
         state: PyTree,
         params: PerGroup,
         amp: tuple[jax.Array, jax.Array] | None,
+        extra: dict[str, jax.Array],
         present: jax.Array | None,
     ) -> tuple[PerGroup, PyTree]:
         self.traces += 1
         if amp is not None:
             grads = jax.tree.map(lambda grad: _unscale(grad, amp[0]), grads)
         tx = self._recipe.build(layout.fill([weak(numbers[i]) for i in range(layout.size)]))
-        updates, new_state = tx.update(jax.tree.map(_widen, grads), state, params)
+        try:
+            updates, new_state = tx.update(jax.tree.map(_widen, grads), state, params, **extra)
+        except TypeError as error:
+            if "required keyword-only argument" not in str(error):
+                raise
+            raise TypeError(
+                f"TorchBridge: {self._recipe.name} needs value, the loss; call step(closure) with a closure that returns it"
+            ) from error
         # A transformation that is careless with dtypes (float32 moments for bfloat16 parameters after one update)
         # must not change what its state is made of.
         new_state = jax.tree.map(lambda new, old: new.astype(old.dtype), new_state, state)

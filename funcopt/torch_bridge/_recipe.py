@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import optax
 
@@ -78,7 +79,7 @@ class Recipe:
         self.name = "a ready transformation" if self._ready else _name_of(transform)
         self.defaults: dict[str, Any] = {}
         self._fixed: dict[str, Any] = {}
-        self._static_names: set[str] = set()
+        self._counts: set[str] = set()  # arguments whose default is an int: numbers of steps, sizes, seeds
         self._spelling: dict[str, str] = {}
         if self._ready is not None:
             if hyperparams:
@@ -111,8 +112,8 @@ class Recipe:
             raise TypeError(
                 f"TorchBridge: {self.name} needs {name}; pass it as TorchBridge(params, {self.name}, {name}=...)"
             )
-        if parameter.annotation in (int, "int"):
-            self._static_names.add(name)
+        if isinstance(parameter.default, int) and not isinstance(parameter.default, bool):
+            self._counts.add(name)
         # A function is a schedule where the factory expects a number; for an argument such as optax's mask it is just
         # a value, which no group can change.
         if _belongs_in_groups(value) or (has_schedule(value) and _belongs_in_groups(parameter.default, True)):
@@ -160,8 +161,9 @@ class Recipe:
             fields: list[tuple[str, Any]] = []
             for name, default in names.items():
                 value = group.get(name, default)
-                if name in self._static_names or (name == "momentum" and value == 0):
-                    # Whether there is momentum decides what the state consists of.
+                if (name in self._counts and isinstance(value, int)) or (name == "momentum" and value == 0):
+                    # Loops and sizes need their ints while tracing; whether there is momentum decides what the state
+                    # consists of.
                     fields.append((name, value))
                 elif _is_number(value):
                     multiplier = group.get(_MULTIPLIER_OF[name], 1.0) if name in _MULTIPLIER_OF else 1.0
@@ -193,14 +195,20 @@ class Recipe:
 
     def _make(self, values: Mapping[str, Any]) -> GradientTransformationExtraArgs:
         arguments = {**values, **self._fixed}
-        tx = self._factory(**{self._spelling[name]: value for name, value in arguments.items()})
+        try:
+            tx = self._factory(**{self._spelling[name]: value for name, value in arguments.items()})
+        except jax.errors.ConcretizationTypeError as error:
+            raise TypeError(
+                f"TorchBridge: {self.name} needs one of {', '.join(values)} as a plain number; fix it with a function "
+                "that takes the others"
+            ) from error
         if not isinstance(tx, GradientTransformation):
             raise TypeError(f"TorchBridge: {self.name} must return a gradient transformation, got {tx!r}")
         return optax.with_extra_args_support(tx)
 
 
 def _name_of(transform: Any) -> str:
-    return getattr(transform, "__name__", None) or repr(transform)
+    return getattr(_unwrapped(transform), "__name__", None) or repr(transform)
 
 
 def _belongs_in_groups(value: Any, number: bool = False) -> bool:
@@ -219,9 +227,13 @@ def _per_group(values: Sequence[Any]) -> Any:
 
 def _takes_no_prefixes(factory: Callable[..., Any]) -> bool:
     """Optax's own factories take one number for the whole tree."""
+    return getattr(_unwrapped(factory), "__module__", "").split(".")[0] == "optax"
+
+
+def _unwrapped(factory: Any) -> Any:
     while isinstance(factory, functools.partial):
         factory = factory.func
-    return getattr(factory, "__module__", "").split(".")[0] == "optax"
+    return factory
 
 
 def _one_per_group(parts: Sequence[GradientTransformationExtraArgs]) -> GradientTransformationExtraArgs:

@@ -61,6 +61,11 @@ def _name(path: tuple[Any, ...], parent: str) -> str:
     return parent
 
 
+def _inner(name: str, path: tuple[Any, ...]) -> str:
+    """The name of one of several arrays that a state keeps for a parameter, such as SM3's per axis."""
+    return name + jax.tree_util.keystr(path)
+
+
 def read_entries(state: PyTree, places: Mapping[Place, Any]) -> dict[Place, Entry]:
     """Each parameter's state as torch tensors of its own: what is done to them, or later here, stays on its side."""
     entries: dict[Place, Entry] = {place: {} for place in places}
@@ -69,8 +74,8 @@ def read_entries(state: PyTree, places: Mapping[Place, Any]) -> dict[Place, Entr
     def read(name: str, group: int | None, node: Any) -> Any:
         if isinstance(node, GroupLeaves):
             for key, value in node.items():
-                if isinstance(value, jax.Array | int):
-                    entries[node.group, key][name] = _as_tensor(name, value)
+                for path, leaf in jax.tree_util.tree_leaves_with_path(value):
+                    entries[node.group, key][_inner(name, path)] = _as_tensor(name, leaf)
                     with_own.add((node.group, key))
         else:
             for place, entry in entries.items():
@@ -139,7 +144,7 @@ def write_entries(
         for node in jax.tree.leaves(fresh, is_leaf=is_group_leaves)
         if is_group_leaves(node)
         for key, value in node.items()
-        if isinstance(value, jax.Array)
+        if jax.tree.leaves(value)
     }
     steps = {float(entry.get("step", len(entry) > 0)) for place, entry in entries.items() if place in kept}
     if len(steps) > 1:
@@ -176,8 +181,10 @@ def write_entries(
                 node.group,
                 node.keys,
                 (
-                    load(name, (node.group, key), old) if isinstance(old, jax.Array) else old
-                    for key, old in node.items()
+                    jax.tree_util.tree_map_with_path(
+                        lambda path, old, place=(node.group, key): load(_inner(name, path), place, old), value
+                    )
+                    for key, value in node.items()
                 ),
             )
         own = [place for place, entry in entries.items() if entry and (group is None or place[0] == group)]
