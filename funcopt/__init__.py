@@ -20,9 +20,11 @@ from funcopt._base import ScheduledState as ScheduledState
 from funcopt._base import apply_updates as apply_updates
 from funcopt._base import chain as chain
 from funcopt._base import named_chain as named_chain
+from funcopt._inspect import current_hyperparams as current_hyperparams
 from funcopt._rows import RowSparse as RowSparse
 from funcopt.transforms import AdafactorState as AdafactorState
 from funcopt.transforms import AsgdState as AsgdState
+from funcopt.transforms import ReduceLrOnPlateauState as ReduceLrOnPlateauState
 from funcopt.transforms import RpropState as RpropState
 from funcopt.transforms import ScaleByAdadeltaState as ScaleByAdadeltaState
 from funcopt.transforms import ScaleByAdagradState as ScaleByAdagradState
@@ -51,6 +53,7 @@ from funcopt.transforms import muon as muon
 from funcopt.transforms import nadam as nadam
 from funcopt.transforms import partition as partition
 from funcopt.transforms import radam as radam
+from funcopt.transforms import reduce_lr_on_plateau as reduce_lr_on_plateau
 from funcopt.transforms import rmsprop as rmsprop
 from funcopt.transforms import rprop as rprop
 from funcopt.transforms import scale as scale

@@ -10,6 +10,7 @@ ElementwiseTransformation EmptyState GradientTransformation GradientTransformati
 ScaleByAdamState ScheduledState TorchBridge TraceState adam adamw add_decayed_weights apply_updates chain
 clip_by_global_norm clip_by_value freeze global_norm masked named_chain partition scale scale_by_adam
 scale_by_learning_rate scale_by_multipliers schedules sgd torch_bridge trace
+ReduceLrOnPlateauState current_hyperparams reduce_lr_on_plateau
 """
 
 

@@ -21,8 +21,10 @@ from funcopt.torch_bridge._engine import Engine
 from funcopt.torch_bridge._groups import GroupLeaves, PerGroup
 from funcopt.torch_bridge._matching import LoadReport
 from funcopt.torch_bridge._recipe import Layout, Recipe
+from funcopt.torch_bridge._state_view import StateView
 
 Params = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
+State = collections.defaultdict[torch.Tensor, _state_dict.Entry]
 Transform = GradientTransformation | Callable[..., GradientTransformation]
 
 
@@ -211,15 +213,14 @@ class TorchBridge(torch.optim.Optimizer):
         return report
 
     @property
-    def state(self) -> collections.defaultdict[torch.Tensor, _state_dict.Entry]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Each parameter's state under torch's names: a snapshot; change it through `load_state_dict`."""
-        places = self._places()
-        with self._started().precision():
-            entries = _state_dict.read_entries(self._tree, places)
-        return collections.defaultdict(dict, {p: entries[place] for place, p in places.items() if entries[place]})
+    def state(self) -> StateView:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Each parameter's state under torch's names: what is read from it is a snapshot."""
+        return StateView(self._leaves, self._entry, self._rebuild)
 
     @state.setter
-    def state(self, value: Mapping[torch.Tensor, dict[str, Any]]) -> None:
+    def state(  # pyright: ignore[reportIncompatibleVariableOverride]
+        self, value: Mapping[torch.Tensor, dict[str, Any]]
+    ) -> None:
         # torch's constructor assigns an empty state before there are parameters, and unpickling one with values.
         if self._engine is not None or value:
             self._started()
@@ -232,8 +233,10 @@ class TorchBridge(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         entries = state.pop("state")
-        super().__setstate__(state)
-        self.state = entries
+        # Not that of a torch class in between, which looks the state of each parameter up in turn.
+        torch.optim.Optimizer.__setstate__(self, state)
+        self._started()
+        self._rebuild(entries)
 
     def _started(self) -> Engine:
         """The engine; at the first call it is made, and the state with it."""
@@ -256,6 +259,17 @@ class TorchBridge(torch.optim.Optimizer):
             params = _map_leaves(lambda p: _buffers.copy_to_jax(p, engine.device), self._params_by_group())
         self._layout, numbers = self._recipe.split(groups)
         return engine.init(self._layout, numbers, params)
+
+    def _leaves(self) -> dict[torch.Tensor, _state_dict.Leaves]:
+        """What there is of each parameter that has state."""
+        places = self._places()
+        with self._started().precision():
+            leaves = _state_dict.read_leaves(self._tree, places)
+        return {p: leaves[place] for place, p in places.items() if leaves[place]}
+
+    def _entry(self, leaves: _state_dict.Leaves) -> _state_dict.Entry:
+        with self._started().precision():
+            return _state_dict.as_entry(leaves)
 
     def _rebuild(self, known: Mapping[torch.Tensor, _state_dict.Entry]) -> None:
         """Makes the state anew for the groups as they are, with what is known of it."""
@@ -341,8 +355,9 @@ def _gradient(p: torch.Tensor) -> Any:
 
 def _parameter(p: torch.Tensor) -> Any:
     """A parameter as far as its gradient concerns it."""
-    strided = p.grad is None or p.grad.layout == torch.strided
-    return _buffers.borrow_as_jax(p) if strided else _buffers.copy_same_rows_to_jax(p, p.grad)
+    if p.grad is None or p.grad.layout == torch.strided:
+        return _buffers.borrow_as_jax(p)
+    return _buffers.copy_same_rows_to_jax(p, p.grad)
 
 
 def _extra(loss: Any) -> dict[str, float]:

@@ -4,6 +4,8 @@
 the only function that changes a tensor.
 """
 
+import os
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -19,7 +21,7 @@ Device: TypeAlias = Any
 
 
 def jax_device(device: torch.device) -> Device:
-    """The JAX device that shares memory with a torch device.
+    """The JAX device that shares memory with a torch device; starts JAX's client for it, without preallocation.
 
     Raises:
         RuntimeError: if JAX has none; names both.
@@ -28,13 +30,29 @@ def jax_device(device: torch.device) -> Device:
         raise RuntimeError(
             f"TorchBridge: parameters must be on the CPU or a CUDA device, got {device}; move the model first"
         )
+    if device.type == "cuda":
+        # JAX would take 75 % of the card when its client starts, beside what torch needs. Whoever wants that says so.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     try:
-        return jax.devices(device.type)[device.index or 0]
+        found = jax.devices(device.type)[device.index or 0]
     except (RuntimeError, IndexError) as error:
         raise RuntimeError(
             f"TorchBridge: parameters are on {device}, and JAX has no such device (it has {jax.devices()}); install "
             "JAX with CUDA support, pip install 'jax[cuda12]', or move the model to the CPU"
         ) from error
+    warn_if_memory_is_held(found)
+    return found
+
+
+def warn_if_memory_is_held(device: Device) -> None:
+    """Warns if JAX's client took most of a GPU before the bridge could ask it not to."""
+    stats = (device.memory_stats() or {}) if device.platform != "cpu" else {}
+    if stats.get("pool_bytes", 0) > stats.get("bytes_limit", 0) / 2 > 0:
+        warnings.warn(
+            f"TorchBridge: JAX already holds {stats['pool_bytes'] / 2**30:.1f} GiB of {device}, which torch then "
+            "lacks; make the optimizer before JAX's first computation, or set XLA_PYTHON_CLIENT_PREALLOCATE=false",
+            stacklevel=2,
+        )
 
 
 def borrow_as_jax(tensor: torch.Tensor) -> Any:

@@ -74,7 +74,7 @@ def from_torch_state_dict(
     """
     keys, treedef = _names(params)
     order = _order("from_torch_state_dict", state_dict["param_groups"], names, keys)
-    entries = {(0, key): dict[str, Any]() for key in keys}
+    entries: dict[_state_dict.Place, _state_dict.Entry] = {(0, key): {} for key in keys}
     for index, name in order.items():
         entries[0, name] = dict(state_dict["state"].get(index, {}))
     loaded = _state_dict.write_entries(

@@ -124,7 +124,8 @@ class Engine:
             if "required keyword-only argument" not in str(error):
                 raise
             raise TypeError(
-                f"TorchBridge: {self._recipe.name} needs value, the loss; call step(closure) with a closure that returns it"
+                f"TorchBridge: {self._recipe.name} needs value, the loss; call step(closure) with a closure that "
+                "returns it"
             ) from error
         # A transformation that is careless with dtypes (float32 moments for bfloat16 parameters after one update)
         # must not change what its state is made of.

@@ -6,6 +6,11 @@ of it; the numbers come from the funcopt recipe that it names. Options that only
 tensors is not: `differentiable=True` is an error.
 """
 
+# A class that is torch's, constructor and all, and the bridge's in everything else: type checkers see two bases that
+# disagree.
+# pyright: reportAssignmentType=false, reportIncompatibleMethodOverride=false
+# pyright: reportIncompatibleVariableOverride=false
+
 import torch
 
 import funcopt

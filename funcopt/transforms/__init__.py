@@ -30,6 +30,8 @@ from funcopt.transforms._muon import scale_by_muon as scale_by_muon
 from funcopt.transforms._nadam import ScaleByNadamState as ScaleByNadamState
 from funcopt.transforms._nadam import nadam as nadam
 from funcopt.transforms._nadam import scale_by_nadam as scale_by_nadam
+from funcopt.transforms._plateau import ReduceLrOnPlateauState as ReduceLrOnPlateauState
+from funcopt.transforms._plateau import reduce_lr_on_plateau as reduce_lr_on_plateau
 from funcopt.transforms._radam import ScaleByRadamState as ScaleByRadamState
 from funcopt.transforms._radam import radam as radam
 from funcopt.transforms._radam import scale_by_radam as scale_by_radam

@@ -50,6 +50,8 @@ def add_decayed_weights(
     owner = "add_decayed_weights"
     _checks.check_hyperparam(owner, "weight_decay", weight_decay, _checks.NON_NEGATIVE)
     _checks.check_flag(owner, "mask", mask)
+    if isinstance(mask, bool) and not mask:
+        weight_decay = 0.0  # a schedule of what is used nowhere would be state that reports it
 
     def make(weight_decay: Hyperparameter) -> GradientTransformationExtraArgs:
         hyperparams = {"weight_decay": weight_decay, "mask": mask}

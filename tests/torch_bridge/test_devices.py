@@ -1,0 +1,74 @@
+"""Devices: what is asked of JAX on a GPU, and what is said where there is none."""
+
+import os
+from typing import Any
+
+import jax
+import pytest
+import torch
+
+import funcopt
+from funcopt import TorchBridge
+from funcopt.torch_bridge import _buffers
+
+HAS_GPU = torch.cuda.is_available() and any(device.platform == "gpu" for device in jax.devices())
+
+
+class Device:
+    """A GPU as JAX describes it."""
+
+    def __init__(self, pool: int) -> None:
+        self.platform = "gpu"
+        self.pool = pool
+
+    def memory_stats(self) -> dict[str, int]:
+        return {"pool_bytes": self.pool, "bytes_limit": 100 * 2**30}
+
+    def __str__(self) -> str:
+        return "cuda:0"
+
+
+def test_no_preallocation_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def devices(platform: str) -> list[Device]:
+        asked.append((platform, os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE")))
+        return [Device(0)]
+
+    monkeypatch.setattr(jax, "devices", devices)
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE", raising=False)
+    _buffers.jax_device(torch.device("cuda", 0))
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "true")
+    _buffers.jax_device(torch.device("cuda"))
+    assert asked == [("cuda", "false"), ("cuda", "true")]
+
+
+def test_memory_that_jax_already_holds() -> None:
+    _buffers.warn_if_memory_is_held(Device(2**30))  # pyright: ignore[reportArgumentType]
+    with pytest.warns(UserWarning, match=r"JAX already holds 75.0 GiB of cuda:0"):
+        _buffers.warn_if_memory_is_held(Device(75 * 2**30))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.skipif(HAS_GPU, reason="JAX has a GPU here")
+def test_device_without_a_jax_counterpart() -> None:
+    with pytest.raises(RuntimeError, match=r"parameters are on cuda:1, and JAX has no such device \(it has \["):
+        _buffers.jax_device(torch.device("cuda", 1))
+
+
+def test_parameters_on_several_devices() -> None:
+    params = [torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1, device="meta"))]
+    with pytest.raises(RuntimeError, match="parameters must be on one device, got"):
+        TorchBridge(params, funcopt.sgd)
+
+
+@pytest.mark.skipif(not HAS_GPU, reason="needs a CUDA device that torch and JAX share")
+def test_on_a_gpu() -> None:
+    ours = [torch.nn.Parameter(torch.ones(64, 64, device="cuda", dtype=torch.float64))]
+    theirs = [torch.nn.Parameter(torch.ones(64, 64, device="cuda", dtype=torch.float64))]
+    bridge, reference = TorchBridge(ours, funcopt.adamw, lr=0.1), torch.optim.AdamW(theirs, lr=0.1)
+    for step in range(5):
+        for p in (*ours, *theirs):
+            p.grad = torch.full_like(p, 0.1 * (step + 1))
+        bridge.step()
+        reference.step()
+    torch.testing.assert_close(ours[0], theirs[0], rtol=1e-12, atol=0.0)
