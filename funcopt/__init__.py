@@ -21,6 +21,8 @@ from funcopt._base import apply_updates as apply_updates
 from funcopt._base import chain as chain
 from funcopt._base import named_chain as named_chain
 from funcopt._inspect import current_hyperparams as current_hyperparams
+from funcopt._optax_state import from_optax_state as from_optax_state
+from funcopt._optax_state import to_optax_state as to_optax_state
 from funcopt._rows import RowSparse as RowSparse
 from funcopt.transforms import AdafactorState as AdafactorState
 from funcopt.transforms import AsgdState as AsgdState
