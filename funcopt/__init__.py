@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from optax import freeze as freeze
 
+from funcopt import config as config
+from funcopt import groups as groups
 from funcopt import schedules as schedules
 from funcopt._base import ElementwiseTransformation as ElementwiseTransformation
 from funcopt._base import EmptyState as EmptyState
@@ -26,6 +28,7 @@ from funcopt._optax_state import to_optax_state as to_optax_state
 from funcopt._rows import RowSparse as RowSparse
 from funcopt.transforms import AdafactorState as AdafactorState
 from funcopt.transforms import AsgdState as AsgdState
+from funcopt.transforms import LbfgsState as LbfgsState
 from funcopt.transforms import ReduceLrOnPlateauState as ReduceLrOnPlateauState
 from funcopt.transforms import RpropState as RpropState
 from funcopt.transforms import ScaleByAdadeltaState as ScaleByAdadeltaState
@@ -50,6 +53,7 @@ from funcopt.transforms import averaged_params as averaged_params
 from funcopt.transforms import clip_by_global_norm as clip_by_global_norm
 from funcopt.transforms import clip_by_value as clip_by_value
 from funcopt.transforms import global_norm as global_norm
+from funcopt.transforms import lbfgs as lbfgs
 from funcopt.transforms import masked as masked
 from funcopt.transforms import muon as muon
 from funcopt.transforms import nadam as nadam

@@ -5,7 +5,6 @@ the hyperparameters mean is in `_recipe.py`, what is compiled in `_engine.py`, w
 `_state_dict.py`.
 """
 
-import collections
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Mapping
@@ -24,7 +23,6 @@ from funcopt.torch_bridge._recipe import Layout, Recipe
 from funcopt.torch_bridge._state_view import StateView
 
 Params = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
-State = collections.defaultdict[torch.Tensor, _state_dict.Entry]
 Transform = GradientTransformation | Callable[..., GradientTransformation]
 
 
@@ -227,7 +225,8 @@ class TorchBridge(torch.optim.Optimizer):
             self._rebuild(value)
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {name: self.__dict__[name] for name in ("_recipe", "_schedules")}
+        # `config` is what funcopt.config keeps of how it built the optimizer.
+        own = {name: self.__dict__[name] for name in ("_recipe", "_schedules", "config") if name in self.__dict__}
         return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

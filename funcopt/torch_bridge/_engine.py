@@ -12,6 +12,7 @@ while the arrays keep their own dtypes.
 
 import contextlib
 import functools
+import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +26,9 @@ from funcopt._tree import weak, with_step_per_leaf
 from funcopt.torch_bridge._buffers import Device
 from funcopt.torch_bridge._groups import GroupLeaves, PerGroup, is_group_leaves
 from funcopt.torch_bridge._recipe import Layout, Recipe
+
+# jax 0.6, the last one for Python 3.10, has it among its experiments.
+enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental").enable_x64
 
 MAX_PATTERNS = 8
 """Patterns of missing gradients that get a program of their own, in which the missing cost nothing. Beyond, one program
@@ -45,7 +49,7 @@ class Engine:
     @contextlib.contextmanager
     def precision(self) -> Iterator[None]:
         """The context in which all of the engine's arrays are made and used."""
-        with jax.enable_x64(True), jax.default_device(self.device):
+        with enable_x64(True), jax.default_device(self.device):
             yield
 
     def init(self, layout: Layout, numbers: np.ndarray, params: PerGroup) -> PyTree:

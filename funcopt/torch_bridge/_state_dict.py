@@ -22,6 +22,8 @@ SHOWN = "hyperparams."
 """Names of scheduled values begin with it: they show what the last update used, and no later update reads them."""
 
 Entry = dict[str, Any]
+Leaves = dict[str, Any]
+"""An entry before its arrays are copied to tensors."""
 Place = tuple[int, str | int]
 """A parameter: its group and its key there."""
 
@@ -68,19 +70,29 @@ def _inner(name: str, path: tuple[Any, ...]) -> str:
 
 def read_entries(state: PyTree, places: Mapping[Place, Any]) -> dict[Place, Entry]:
     """Each parameter's state as torch tensors of its own: what is done to them, or later here, stays on its side."""
-    entries: dict[Place, Entry] = {place: {} for place in places}
+    return {place: as_entry(leaves) for place, leaves in read_leaves(state, places).items()}
+
+
+def as_entry(leaves: Leaves) -> Entry:
+    """What there is of one parameter as torch tensors of their own, and plain numbers."""
+    return {name: _as_tensor(name, leaf) for name, leaf in leaves.items()}
+
+
+def read_leaves(state: PyTree, places: Mapping[Place, Any]) -> dict[Place, Leaves]:
+    """What there is of each parameter, nothing of it copied."""
+    entries: dict[Place, Leaves] = {place: {} for place in places}
     with_own: set[Place] = set()
 
     def read(name: str, group: int | None, node: Any) -> Any:
         if isinstance(node, GroupLeaves):
             for key, value in node.items():
                 for path, leaf in jax.tree_util.tree_leaves_with_path(value):
-                    entries[node.group, key][_inner(name, path)] = _as_tensor(name, leaf)
+                    entries[node.group, key][_inner(name, path)] = leaf
                     with_own.add((node.group, key))
         else:
             for place, entry in entries.items():
                 if group is None or place[0] == group:
-                    entry[name] = _as_tensor(name, node)
+                    entry[name] = node
         return node
 
     _map_named(read, jax.tree.map(_as_torch_keeps, state, is_leaf=_is_special))

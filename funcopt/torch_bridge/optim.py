@@ -15,6 +15,7 @@ import torch
 
 import funcopt
 from funcopt.torch_bridge._bridge import TorchBridge
+from funcopt.torch_bridge._lbfgs import LBFGS as LBFGS
 from funcopt.torch_bridge._recipe import Recipe
 
 

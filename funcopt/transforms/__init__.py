@@ -22,6 +22,8 @@ from funcopt.transforms._clip import clip_by_global_norm as clip_by_global_norm
 from funcopt.transforms._clip import clip_by_value as clip_by_value
 from funcopt.transforms._clip import global_norm as global_norm
 from funcopt.transforms._decay import add_decayed_weights as add_decayed_weights
+from funcopt.transforms._lbfgs import LbfgsState as LbfgsState
+from funcopt.transforms._lbfgs import lbfgs as lbfgs
 from funcopt.transforms._mask import masked as masked
 from funcopt.transforms._mask import partition as partition
 from funcopt.transforms._muon import ScaleByMuonState as ScaleByMuonState

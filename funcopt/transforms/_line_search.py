@@ -18,6 +18,7 @@ C2 = 0.9
 MIN_GROWTH = 0.01  # of the distance to the point before
 MAX_GROWTH = 10.0  # times the step
 MARGIN = 0.1  # of the bracket's width: where a step goes that keeps close to an end
+MIN_WIDTH = 1e-9  # of the bracket, in parameters, to go on; torch does not hand its tolerance_change down to the search
 
 
 class Point(NamedTuple):
@@ -47,8 +48,9 @@ def select(condition: jax.Array, yes: Any, no: Any) -> Any:
 
 def begin(origin: Point) -> Search:
     """A search from step 0, before its first evaluation."""
-    no = jnp.zeros((), bool)
-    return Search(_pair(origin, origin), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), no, no, no)
+    low, ls_iter = (jnp.zeros((), jnp.int32) for _ in range(2))
+    zooming, insufficient, over = (jnp.zeros((), bool) for _ in range(3))
+    return Search(_pair(origin, origin), low, ls_iter, zooming, insufficient, over)
 
 
 def end(search: Search, index: jax.Array | int) -> Point:
@@ -57,7 +59,7 @@ def end(search: Search, index: jax.Array | int) -> Point:
 
 
 def advance(
-    search: Search, new: Point, origin: Point, *, exhausted: jax.Array, d_norm: jax.Array, tolerance_change: Any
+    search: Search, new: Point, origin: Point, *, exhausted: jax.Array, d_norm: jax.Array
 ) -> tuple[Search, jax.Array]:
     """Takes in one evaluation.
 
@@ -67,20 +69,16 @@ def advance(
         origin: the loss at step 0.
         exhausted: whether no more evaluations are allowed.
         d_norm: largest entry of the direction.
-        tolerance_change: the width of the bracket, in parameters, at which to give up.
 
     Returns:
         The search, and the step to evaluate next, or the result when over.
     """
-    larger = cubic_minimum(
-        end(search, 0), new, new.t + MIN_GROWTH * (new.t - search.ends.t[0]), MAX_GROWTH * new.t
-    )
+    larger = cubic_minimum(end(search, 0), new, new.t + MIN_GROWTH * (new.t - search.ends.t[0]), MAX_GROWTH * new.t)
     search = lax.cond(search.zooming, _zoom, _bracket, search, new, origin, exhausted)
     width = jnp.abs(search.ends.t[1] - search.ends.t[0])
-    over = search.over | (search.zooming & (exhausted | (width * d_norm < tolerance_change)))
+    over = search.over | (search.zooming & (exhausted | (width * d_norm < MIN_WIDTH)))
     inner, insufficient = _step_inside(search)
     t = jnp.where(over, search.ends.t[search.low], jnp.where(search.zooming, inner, larger))
-    insufficient = search.zooming & insufficient
     return search._replace(ls_iter=search.ls_iter + 1, insufficient=insufficient, over=over), t
 
 

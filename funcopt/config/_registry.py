@@ -1,0 +1,126 @@
+"""Optimizers and schedules by name: funcopt's own, and what users register."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from funcopt import schedules
+from funcopt._base import Schedule
+from funcopt.groups._algorithms import algorithms
+from funcopt.groups._names import nearest, simplify
+from funcopt.schedules import CycledSchedule
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+class Registry:
+    """Builders by name. Case and underscores do not count: "AdamW", "adamw", "StepLR" and "step_lr" are found.
+
+    Args:
+        kind: what is registered, for messages.
+        own: funcopt's own by name.
+        build: builds from a config, called as `build(cfg, **arguments)`.
+    """
+
+    def __init__(self, kind: str, own: Mapping[str, Callable[..., Any]], build: Callable[..., Any]) -> None:
+        self._kind = kind
+        self._entries: dict[str, tuple[str, Callable[..., Any]]] = {}
+        self._build = build
+        for name, builder in own.items():
+            self._entries[simplify(name)] = name, builder
+
+    def register(self, name: str | Callable[..., Any] | None = None, *, force: bool = False) -> Any:
+        """A decorator that registers a function or class, by its own name or another.
+
+        Args:
+            name: the name; without it, and without parentheses, the decorated object's own.
+            force: whether to replace what has the name.
+
+        Returns:
+            The decorator; what it decorates is unchanged.
+
+        Raises:
+            ValueError: if the name is taken.
+
+        Example:
+            >>> from funcopt.config import SCHEDULES
+            >>> @SCHEDULES.register("halve", force=True)
+            ... def halve(base_lr):
+            ...     return lambda step: base_lr * 0.5**step
+        """
+        if callable(name):
+            return self.register(None, force=force)(name)
+
+        def decorate(builder: T) -> T:
+            own = name or builder.__name__
+            if simplify(own) in self._entries and not force:
+                raise ValueError(f"{own!r} is registered as {self._kind} already; force=True replaces it")
+            self._entries[simplify(own)] = own, builder
+            return builder
+
+        return decorate
+
+    def register_class(self, name: str | None = None, *, force: bool = True) -> Callable[[T], T]:
+        """SCEPTER's `register_class()`: as `register`; a name that is taken is replaced."""
+        return self.register(name, force=force)
+
+    def get(self, name: str) -> Callable[..., Any]:
+        """What is registered under a name.
+
+        Raises:
+            ValueError: with the nearest name, if there is none.
+        """
+        entry = self._entries.get(simplify(str(name)))
+        if entry is None:
+            fix = nearest(str(name), list(self))
+            raise ValueError(f"{name!r} must be one of the registered {self._kind}s{fix and '; ' + fix}")
+        return entry[1]
+
+    def build(self, cfg: Any, **arguments: Any) -> Any:
+        """As `build_optimizer` or `build_schedule`, with SCEPTER's arguments: `parameters`, `optimizer`, `logger`."""
+        return self._build(cfg, **arguments)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and simplify(name) in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(name for name, _ in self._entries.values()))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        return f"Registry of {self._kind}s: {', '.join(self)}"
+
+
+def _own_schedules() -> dict[str, Callable[..., Any]]:
+    """The functions of `funcopt.schedules` that are annotated as returning a schedule."""
+    return {
+        name: value
+        for name, value in vars(schedules).items()
+        if inspect.isfunction(value) and inspect.signature(value).return_annotation in (Schedule, CycledSchedule)
+    }
+
+
+def _build_optimizer(cfg: Any, *, parameters: Any, logger: Any = None, **options: Any) -> Any:
+    from funcopt.config._build import build_optimizer
+
+    del logger  # SCEPTER's; there is nothing to log
+    return build_optimizer(cfg, parameters, **options)
+
+
+def _build_schedule(
+    cfg: Any, base_lr: float | None = None, *, optimizer: Any = None, logger: Any = None, **options: Any
+) -> Any:
+    from funcopt.config._schedule import build_schedule, drive
+
+    del logger
+    return build_schedule(cfg, base_lr, **options) if optimizer is None else drive(optimizer, cfg, **options)
+
+
+OPTIMIZERS = Registry("optimizer", algorithms(), _build_optimizer)
+"""funcopt's optimizers, and those that users register: functions that return a transformation, torch optimizers, or
+classes in SCEPTER's manner, made from `(cfg, logger)` and called with the parameters."""
+
+SCHEDULES = Registry("schedule", _own_schedules(), _build_schedule)
+"""funcopt's schedules, and those that users register: functions of a base value and further arguments."""

@@ -1,0 +1,176 @@
+"""The parameters of a model as one list of records, whatever the model is: a torch module or a JAX pytree."""
+
+import dataclasses
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+
+from funcopt._base import PyTree
+from funcopt.groups._kinds import class_names, kinds_of
+
+# Wrappers that add a segment to every name: DistributedDataParallel and flax's variable collections as the first one,
+# torch.compile, FSDP and activation checkpointing anywhere.
+_FIRST_SEGMENTS = ("module.", "params.")
+_SEGMENTS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+
+# flax's boxes around an array, `Param` among them, which are no layers.
+_BOXES = frozenset({"Variable", "VariableState"})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Param:
+    """What a rule may ask about one parameter.
+
+    Attributes:
+        name: path with `.` between segments, without the prefixes of wrappers.
+        shape: its shape.
+        kinds: which of `funcopt.groups.KINDS` it is; a norm's bias is both.
+        module: the layer that holds it, None in plain containers.
+        parent: what holds that layer, None as above.
+        value: the tensor or array.
+        aliases: further names of the same parameter, if it is tied.
+        trainable: False for what has `requires_grad=False`, or is no floating or complex array.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kinds: frozenset[str] = frozenset()
+    module: Any = None
+    parent: Any = None
+    value: Any = None
+    aliases: "tuple[Param, ...]" = ()
+    trainable: bool = True
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def layer(self) -> str:
+        """Path of the layer that holds it, "" at the top."""
+        return self.name.rpartition(".")[0]
+
+    @property
+    def leaf(self) -> str:
+        """Last segment of the name."""
+        return self.name.rpartition(".")[2]
+
+    def is_in(self, *classes: str) -> bool:
+        """Whether the layer is of a class with one of these names, or derived from it."""
+        return any(name in classes for name in class_names(self.module))
+
+    def is_below(self, *classes: str) -> bool:
+        """Whether what holds the layer is of such a class."""
+        return any(name in classes for name in class_names(self.parent))
+
+
+def is_torch_module(model: object) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(model, torch.nn.Module)
+
+
+def is_tensor(value: object) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def unwrap(model: Any) -> Any:
+    """The module inside DistributedDataParallel, torch.compile and the like; their methods hide those of the model."""
+    while is_torch_module(model):
+        children = dict(model.named_children())
+        if list(children) not in (["module"], ["_orig_mod"], ["_fsdp_wrapped_module"], ["_checkpoint_wrapped_module"]):
+            break
+        if next(model.parameters(recurse=False), None) is not None:
+            break
+        (model,) = children.values()
+    return model
+
+
+def list_params(model: Any) -> list[Param]:
+    """The parameters of a model in its own order.
+
+    Args:
+        model: a torch module; tensors, as (name, tensor) pairs, as a mapping by name or without names; or a pytree of
+            arrays, in which what is no array (an activation function, say) is no parameter.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    if is_torch_module(model):
+        params = _strip_prefixes(_list_module(model))
+    elif isinstance(model, Iterable) and not isinstance(model, Mapping | str) and jax.tree_util.all_leaves([model]):
+        params = _strip_prefixes(_list_pairs(model))  # a generator, such as model.named_parameters()
+    elif isinstance(model, list) and model and all(map(_is_named_tensor, model)):
+        params = _strip_prefixes(_list_pairs(model))
+    else:
+        params = _strip_prefixes(_list_tree(model))
+    if not params:
+        raise ValueError(f"group_params: the model must have parameters, got {type(model).__name__} without any")
+    return params
+
+
+def _list_module(model: Any) -> list[Param]:
+    modules = dict(model.named_modules(remove_duplicate=False))
+    return [
+        _record(f"{prefix}.{name}" if prefix else name, value, module, modules.get(prefix.rpartition(".")[0]))
+        for prefix, module in modules.items()
+        for name, value in module.named_parameters(recurse=False, remove_duplicate=False)
+    ]
+
+
+def _list_pairs(pairs: Iterable[Any]) -> list[Param]:
+    named = [pair if isinstance(pair, tuple) else (str(i), pair) for i, pair in enumerate(pairs)]
+    return [_record(name, value) for name, value in named]
+
+
+def _is_named_tensor(item: object) -> bool:
+    return isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) and is_tensor(item[1])
+
+
+def _list_tree(tree: PyTree) -> list[Param]:
+    return [_record(name, value, module, parent) for name, value, module, parent in walk(tree)]
+
+
+def walk(tree: PyTree) -> Iterator[tuple[str, Any, Any, Any]]:
+    """The arrays of a tree in its order: name, array, the module that holds it, and what holds that."""
+
+    def visit(node: Any, segments: tuple[str, ...], module: Any, parent: Any) -> Iterator[tuple[str, Any, Any, Any]]:
+        children = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)[0]
+        if jax.tree_util.all_leaves([node]):
+            if hasattr(node, "shape") and hasattr(node, "dtype"):
+                yield ".".join(segments), node, module, parent
+            return
+        box = not _BOXES.isdisjoint(class_names(node))
+        below = (module, parent) if box or isinstance(node, dict | list | tuple) else (node, module)
+        for path, child in children:
+            yield from visit(child, segments if box else (*segments, _segment(path[-1])), *below)
+
+    yield from visit(tree, (), None, None)
+
+
+def _segment(key: Any) -> str:
+    return str(next(getattr(key, field) for field in ("key", "idx", "name") if hasattr(key, field)))
+
+
+def _record(name: str, value: Any, module: Any = None, parent: Any = None) -> Param:
+    trainable = value.requires_grad if is_tensor(value) else jax.numpy.issubdtype(value.dtype, jax.numpy.inexact)
+    return Param(name, tuple(value.shape), module=module, parent=parent, value=value, trainable=bool(trainable))
+
+
+def _strip_prefixes(params: list[Param]) -> list[Param]:
+    """Final names, the kinds that follow from them, and tied tensors as aliases of their first name."""
+    names = [_SEGMENTS.sub("", param.name) for param in params]
+    for first in _FIRST_SEGMENTS:
+        while names and all(name.startswith(first) for name in names):
+            names = [name.removeprefix(first) for name in names]
+    params = [dataclasses.replace(param, name=name) for param, name in zip(params, names, strict=True)]
+    shapes = {param.name: param.shape for param in params}
+    params = [dataclasses.replace(param, kinds=kinds_of(param, shapes)) for param in params]
+    tied: dict[int, list[Param]] = {}
+    for param in params:
+        # Two places of a pytree with the same array are two parameters: each gets an update of its own.
+        tied.setdefault(id(param.value) if is_tensor(param.value) else id(param), []).append(param)
+    return [dataclasses.replace(first, aliases=tuple(rest)) for first, *rest in tied.values()]
