@@ -1,5 +1,20 @@
-"""Shared set-up: strict dtype promotion is not forced, since mixed precision is part of what is tested."""
+"""Shared set-up, before JAX and torch are imported."""
 
+import contextlib
+import importlib.util
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# torch's and XLA's threads wait for each other actively; with a test process per core that takes most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+
+if importlib.util.find_spec("torchvision"):
+    import torch
+
+    # torchvision has no build for the CPU build of torch: without its compiled half, its Python half fails to import
+    # (and timm, Lightning and transformers with it) unless these are declared.
+    torchvision = torch.library.Library("torchvision", "FRAGMENT")
+    for operator in ("nms", "qnms"):
+        with contextlib.suppress(RuntimeError):  # the compiled half is there
+            torchvision.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

@@ -19,7 +19,7 @@ from torch import Tensor
 from funcopt.torch_bridge import _buffers
 from funcopt.torch_bridge._buffers import Device
 from funcopt.torch_bridge._engine import enable_x64
-from funcopt.transforms._lbfgs import LbfgsState, Machine, Options, start, transition
+from funcopt.transforms._lbfgs_machine import LbfgsState, Machine, Options, start, transition
 
 _transition: Callable[..., Machine] = jax.jit(transition, donate_argnums=0)
 
@@ -32,9 +32,9 @@ class LBFGS(torch.optim.LBFGS):
 
     Example:
         >>> import torch
-        >>> from funcopt.torch_bridge._lbfgs import LBFGS
+        >>> from funcopt.torch_bridge import optim
         >>> x = torch.nn.Parameter(torch.zeros(2))
-        >>> optimizer = LBFGS([x], line_search_fn="strong_wolfe")
+        >>> optimizer = optim.LBFGS([x], line_search_fn="strong_wolfe")
         >>> def closure():
         ...     optimizer.zero_grad()
         ...     loss = ((x - 3.0) ** 2).sum()

@@ -10,22 +10,9 @@ import torch
 
 
 def import_timm() -> Any:
-    """Imports timm beside a torchvision whose compiled operators do not fit the installed torch."""
-    declare_torchvision_operators()
+    """timm, or a skipped test."""
     pytest.importorskip("timm.optim")
     return pytest.importorskip("timm")
-
-
-@functools.cache
-def declare_torchvision_operators() -> torch.library.Library:
-    """Torchvision's Python half registers fake kernels of these, which fails where its other half did not load."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    try:
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    except RuntimeError:
-        pass  # the other half is there
-    return library
 
 
 @contextlib.contextmanager

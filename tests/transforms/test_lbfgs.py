@@ -15,8 +15,8 @@ import torch
 from jax import lax
 
 import funcopt
+from funcopt import lbfgs
 from funcopt.torch_bridge._lbfgs import LBFGS, _transition
-from funcopt.transforms._lbfgs import lbfgs
 
 STEPS = 3
 
