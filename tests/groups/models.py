@@ -36,7 +36,7 @@ def numpy_tree() -> dict[str, Any]:
 
 @functools.cache
 def equinox_net() -> Any:
-    import equinox as eqx
+    import equinox as eqx  # pyright: ignore[reportMissingImports]  # an extra
 
     class Backbone(eqx.Module):
         stem: eqx.nn.Conv1d
