@@ -12,8 +12,8 @@ from funcopt.torch_bridge import optim
 # Both sides round a handful of operations in each of 30 steps. Measured worst 4e-14, and 3e-13 with other gradients:
 # RAdam with beta2 0.9999, where torch's own rho_t, a difference of two large numbers, has lost digits.
 FLOAT64 = 1e-12
-# The same in units of 2**-23, and where XLA contracts a product into an FMA that torch does not. Measured worst 8, and 9
-# with other gradients, always in a scalar, whose steps add up to several times what is left of it.
+# The same in units of 2**-23, and where XLA contracts a product into an FMA that torch does not. Measured worst 8,
+# and 9 with other gradients.
 FLOAT32 = 16 * 2.0**-23
 # torch's Muon iterates in bfloat16, and the order of a sum of products decides its last bit: 2**-8 is the natural
 # limit. Measured 2e-3 with matrices of 24 x 40.

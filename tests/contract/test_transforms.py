@@ -48,7 +48,8 @@ def lbfgs(lr: Any) -> funcopt.GradientTransformationExtraArgs:
             pairs = zip(
                 jax.tree.leaves(present), jax.tree.leaves(keep(new)), jax.tree.leaves(keep(params)), strict=True
             )
-            return sum(jnp.real(jnp.vdot(g, p)) + jnp.real(jnp.vdot(p - q, p - q)) / 2 for g, p, q in pairs)
+            terms = [jnp.real(jnp.vdot(g, p)) + jnp.real(jnp.vdot(p - q, p - q)) / 2 for g, p, q in pairs]
+            return jnp.sum(jnp.stack(terms))
 
         def keep(tree: Any) -> Any:
             return jax.tree.map(lambda g, x: None if g is None else x, updates, tree, is_leaf=lambda x: x is None)
