@@ -1,10 +1,14 @@
-"""The same gradients through torch.optim and through TorchBridge."""
+"""The same gradients through torch.optim, through a jitted JAX loop and through TorchBridge."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
+
+import funcopt
 
 SHAPES = ((4, 3), (5,), (), (2, 3, 2))
 GROUP_OF = (0, 0, 1, 1)
@@ -45,6 +49,23 @@ def run_torch(
             group["lr"] = float(lr)
         optimizer.step()
     return [tensor.detach().numpy() for tensor in tensors], optimizer
+
+
+def run_jax(problem: Problem, factory: Callable[..., Any], options: Mapping[str, Any]) -> list[np.ndarray]:
+    """The same in JAX: one jitted update, the learning rate a tree of schedules."""
+    schedules = [lambda step, column=column: jnp.asarray(column)[step] for column in problem.lrs.T]
+    tx = factory(lr=[schedules[group] for group in GROUP_OF], **options)
+
+    @jax.jit
+    def update(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
+        updates, state = tx.update(grads, state, params)
+        return funcopt.apply_updates(params, updates), state
+
+    params = [jnp.asarray(p) for p in problem.params]
+    state = tx.init(params)
+    for grads in problem.grads:
+        params, state = update(params, state, grads)
+    return [np.asarray(p) for p in params]
 
 
 def worst_error(actual: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
