@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from groups.client_models import MODELS, one_thread
+from groups.client_models import MODELS
 
 from funcopt.config import build_optimizer, build_schedules
 
@@ -157,7 +157,6 @@ RUNS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("config", RUNS.values(), ids=RUNS)
 @pytest.mark.filterwarnings("ignore:Detected call of")  # its schedulers step on micro-steps, before the first update
-@one_thread()
 def test_a_run_of_100_steps_is_the_same(config: dict[str, Any]) -> None:
     torch.manual_seed(0)
     ours = MODELS["resnet"]().double()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from groups.client_models import MODELS, cached, import_timm, one_thread, values_by_name
+from groups.client_models import MODELS, cached, import_timm, values_by_name
 
 from funcopt.config import build_optimizer
 
@@ -53,7 +53,6 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@one_thread()
 @pytest.mark.parametrize(("name", "options"), RUNS, ids=[name for name, _ in RUNS])
 def test_a_run_of_100_steps_is_the_same(name: str, options: dict[str, Any]) -> None:
     timm = import_timm()

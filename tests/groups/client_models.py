@@ -1,8 +1,6 @@
 """Small models of the families that recipes are written for, from timm, with random weights."""
 
-import contextlib
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,17 +11,6 @@ def import_timm() -> Any:
     """timm, or a skipped test."""
     pytest.importorskip("timm.optim")
     return pytest.importorskip("timm")
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch's and XLA's threads wait for each other actively, which on few cores takes most of the time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def resnet() -> torch.nn.Module:
