@@ -29,6 +29,7 @@ from funcopt._rows import RowSparse as RowSparse
 from funcopt.transforms import AdafactorState as AdafactorState
 from funcopt.transforms import AsgdState as AsgdState
 from funcopt.transforms import LbfgsState as LbfgsState
+from funcopt.transforms import ParamsEmaState as ParamsEmaState
 from funcopt.transforms import ReduceLrOnPlateauState as ReduceLrOnPlateauState
 from funcopt.transforms import RpropState as RpropState
 from funcopt.transforms import ScaleByAdadeltaState as ScaleByAdadeltaState
@@ -57,6 +58,7 @@ from funcopt.transforms import lbfgs as lbfgs
 from funcopt.transforms import masked as masked
 from funcopt.transforms import muon as muon
 from funcopt.transforms import nadam as nadam
+from funcopt.transforms import params_ema as params_ema
 from funcopt.transforms import partition as partition
 from funcopt.transforms import radam as radam
 from funcopt.transforms import reduce_lr_on_plateau as reduce_lr_on_plateau

@@ -71,7 +71,7 @@ class Adamax(TorchBridge, torch.optim.Adamax):
 
 
 class ASGD(TorchBridge, torch.optim.ASGD):
-    """`torch.optim.ASGD`, run by `funcopt.asgd`; `funcopt.torch_bridge.averaged_params` gives the average."""
+    """`torch.optim.ASGD`, run by `funcopt.asgd`; `optimizer.state[p]["ax"]` is a parameter's average."""
 
     _recipe = Recipe(funcopt.asgd)
     __init__ = torch.optim.ASGD.__init__

@@ -17,7 +17,7 @@ from funcopt.transforms._adamax import adamax as adamax
 from funcopt.transforms._adamax import scale_by_adamax as scale_by_adamax
 from funcopt.transforms._asgd import AsgdState as AsgdState
 from funcopt.transforms._asgd import asgd as asgd
-from funcopt.transforms._asgd import averaged_params as averaged_params
+from funcopt.transforms._averaged_params import averaged_params as averaged_params
 from funcopt.transforms._clip import clip_by_global_norm as clip_by_global_norm
 from funcopt.transforms._clip import clip_by_value as clip_by_value
 from funcopt.transforms._clip import global_norm as global_norm
@@ -32,6 +32,8 @@ from funcopt.transforms._muon import scale_by_muon as scale_by_muon
 from funcopt.transforms._nadam import ScaleByNadamState as ScaleByNadamState
 from funcopt.transforms._nadam import nadam as nadam
 from funcopt.transforms._nadam import scale_by_nadam as scale_by_nadam
+from funcopt.transforms._params_ema import ParamsEmaState as ParamsEmaState
+from funcopt.transforms._params_ema import params_ema as params_ema
 from funcopt.transforms._plateau import ReduceLrOnPlateauState as ReduceLrOnPlateauState
 from funcopt.transforms._plateau import reduce_lr_on_plateau as reduce_lr_on_plateau
 from funcopt.transforms._radam import ScaleByRadamState as ScaleByRadamState

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from funcopt import _checks
-from funcopt._base import GradientTransformationExtraArgs, Hyperparameter, PyTree, chain, leafwise, scheduled
+from funcopt._base import GradientTransformationExtraArgs, Hyperparameter, chain, leafwise, scheduled
 from funcopt._tree import weak
 from funcopt.transforms._decay import add_decayed_weights
 from funcopt.transforms._scale import ascend_where
@@ -102,25 +102,3 @@ def asgd(
         add_decayed_weights(weight_decay),
         scheduled(make, {"lr": lr, "lambd": lambd, "alpha": alpha, "t0": t0}),
     )
-
-
-def averaged_params(state: PyTree) -> PyTree:
-    """The average of the parameters that `asgd` keeps, for evaluation.
-
-    Args:
-        state: state of `asgd`, or of anything that contains it once, such as a chain.
-
-    Returns:
-        Tree like the parameters; the parameters themselves until averaging starts.
-
-    Raises:
-        ValueError: if there is no such state, or several.
-    """
-    found = [node for node in jax.tree.leaves(state, is_leaf=_is_asgd) if _is_asgd(node)]
-    if len(found) != 1:
-        raise ValueError(f"averaged_params: state must contain the state of one funcopt.asgd, got {len(found)}")
-    return found[0].ax
-
-
-def _is_asgd(node: object) -> bool:
-    return isinstance(node, AsgdState)

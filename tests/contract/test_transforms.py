@@ -85,6 +85,7 @@ CASES = [
     Case("radam", funcopt.radam, {"lr": 0.1, "betas": (0.8, 0.5), "weight_decay": 0.1}, ("lr", "betas")),
     Case("rmsprop", funcopt.rmsprop, {"lr": 0.1, "momentum": 0.9, "centered": True}, ("lr", "momentum")),
     Case("rmsprop, plain", funcopt.rmsprop, {"lr": 0.1, "alpha": 0.8, "eps": 0.1}, ("lr", "alpha", "eps")),
+    Case("params_ema", funcopt.params_ema, {"decay": 0.7}, ("decay",)),
     Case("rprop", funcopt.rprop, {"lr": 0.1, "etas": (0.4, 1.3), "step_sizes": (0.01, 1.0)}, ("lr", "etas")),
     Case("sparse_adam", funcopt.sparse_adam, {"lr": 0.1, "betas": (0.8, 0.9), "eps": 0.1}, ("lr", "betas", "eps")),
     Case(

@@ -7,6 +7,8 @@ import torch
 from torch.optim import lr_scheduler, swa_utils
 from twins import EACH_TWIN, ROUNDING, TWINS, Twin, batch, difference
 
+import funcopt
+
 AVERAGES: list[dict[str, Any]] = [
     {},
     {"multi_avg_fn": swa_utils.get_ema_multi_avg_fn(0.9)},
@@ -61,6 +63,26 @@ def test_averaged_models(twin: Twin) -> None:
         assert difference(our_average, their_average) <= ROUNDING
         assert difference(our_average.module, ours) > 1e-3
     assert our_lr == their_lr == 0.02
+
+
+def test_average_of_the_recipe_is_that_of_averaged_model() -> None:
+    """The same average from within the compiled update."""
+
+    def recipe(lr: Any, decay: Any) -> funcopt.GradientTransformationExtraArgs:
+        return funcopt.chain(funcopt.adamw(lr), funcopt.params_ema(decay))
+
+    ours, theirs = normalized_model(), normalized_model()
+    optimizer = funcopt.TorchBridge(ours.parameters(), recipe, lr=0.05, decay=0.9)
+    reference = torch.optim.AdamW(theirs.parameters(), lr=0.05)
+    averaged = swa_utils.AveragedModel(theirs, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.9))
+    for step in range(12):
+        for model, either in ((ours, optimizer), (theirs, reference)):
+            either.zero_grad()
+            loss_of(model, step).backward()
+            either.step()
+        averaged.update_parameters(theirs)
+    for p, average in zip(ours.parameters(), averaged.module.parameters(), strict=True):
+        torch.testing.assert_close(optimizer.state[p]["ema"], average.detach(), rtol=1e-11, atol=1e-13)
 
 
 @EACH_TWIN
