@@ -1,25 +1,26 @@
 """`TorchBridge`: a gradient transformation as a `torch.optim.Optimizer`.
 
-The bridge reads `param_groups`, hands gradients, state and parameters to the engine, and writes the result back. What
-the hyperparameters mean is in `_recipe.py`, what is compiled in `_engine.py`, what a checkpoint looks like in
-`_state_dict.py`.
+The bridge reads `param_groups` and speaks torch's protocol. Whose memory is updated is in `_holdings.py` and
+`_memory.py`, what the hyperparameters mean in `_recipe.py`, what is compiled in `_engine.py`, what a checkpoint looks
+like in `_state_dict.py`.
 """
 
+import contextlib
 import copy
-import itertools
-from collections.abc import Callable, Iterable, Mapping
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
 
 from funcopt import _checks
-from funcopt._base import GradientTransformation, PyTree
+from funcopt._base import GradientTransformation
 from funcopt._tree import at_step, has_schedule
-from funcopt.torch_bridge import _buffers, _matching, _state_dict
-from funcopt.torch_bridge._engine import Engine
-from funcopt.torch_bridge._groups import GroupLeaves, PerGroup
+from funcopt.torch_bridge import _buffers, _matching
+from funcopt.torch_bridge._holdings import Gradients, Holdings
 from funcopt.torch_bridge._matching import LoadReport
-from funcopt.torch_bridge._recipe import Layout, Recipe
+from funcopt.torch_bridge._recipe import Recipe
 from funcopt.torch_bridge._state_view import StateView
 
 Params = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
@@ -57,6 +58,10 @@ class TorchBridge(torch.optim.Optimizer):
         >>> optimizer.step()
     """
 
+    fast_path: bool = True
+    """Whether an elementwise recipe runs in place on few flat arrays; otherwise parameter by parameter, with the same
+    numbers. A subclass sets it."""
+
     # GradScaler hands over `grad_scale` and `found_inf` instead of unscaling and skipping itself.
     _step_supports_amp_scaling = True
     grad_scale: torch.Tensor | None
@@ -64,27 +69,25 @@ class TorchBridge(torch.optim.Optimizer):
 
     _recipe: Recipe
     _schedules: list[dict[str, Any]]  # per group, by hyperparameter: schedules, and tuples with one in them
-    _engine: Engine | None  # None until the state is first needed
-    _tree: PyTree
-    _layout: Layout
+    _held: Holdings | None  # None until the state is first needed
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "TorchBridge":
         del args, kwargs
         self = super().__new__(cls)
         # Here and not in __init__, so that subclasses may take the constructor of a torch optimizer.
         self._schedules = []
-        self._engine = None
+        self._held = None
         return self
 
     def __init__(self, params: Params, transform: Transform, **hyperparams: Any) -> None:
         self._recipe = Recipe(transform, hyperparams)
         super().__init__(params, dict(self._recipe.defaults))
-        self._start()
+        _ = self._holdings
 
     @property
     def compilations(self) -> int:
         """How often the update was compiled so far."""
-        return 0 if self._engine is None else self._engine.traces
+        return 0 if self._held is None else self._held.engine.traces
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -102,34 +105,21 @@ class TorchBridge(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._check_gradients()
-        engine = self._started()
+        self._check_parameters()
+        held = self._holdings
         self._apply_schedules()
         layout, numbers = self._recipe.split(self.param_groups)
-        if layout != self._layout:
+        if layout != held.layout:
             # A flag, or whether there is momentum, may decide what the state consists of.
-            self._rebuild(self.state)
-        every = self._params_by_group()
-        due = [p.grad is not None for p in _values(every)]
-        if not any(due):
-            return loss
-        grads, params = _map_leaves(_gradient, every), _map_leaves(_parameter, every)
-        results, tree = engine.update(layout, numbers, grads, self._tree, params, self._amp(), _extra(loss))
-        before, after = itertools.compress(_values(params), due), _values(results)
-        writes = _buffers.plan_writes(list(itertools.compress(_values(every), due)), list(before), after)
-        counts = self._counts_after_update()
-
-        def take_over() -> None:
-            _buffers.write(writes)
-            self._tree = tree
-            for group, count in counts:
-                group["schedule_step"] = count
-
-        try:
-            take_over()
-        except KeyboardInterrupt:
-            take_over()  # all of it, before the interrupt goes on: half an update would be none
-            raise
+            held.rebuild(self.param_groups, self.state)
+        grads = held.gradients(self.param_groups)
+        self._check_gradients(grads)
+        if any(grads):
+            counts, amp, extra = self._counts_after_update(), self._amp(), _extra(loss)
+            with _uninterrupted():
+                held.update(numbers, grads, amp, extra)
+                for group, count in counts:
+                    group["schedule_step"] = count
         return loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -141,7 +131,7 @@ class TorchBridge(torch.optim.Optimizer):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
         where = f"parameter group {len(self.param_groups)}"
         self._recipe.check_group(param_group, where)
-        known = {} if self._engine is None else self.state
+        known = {} if self._held is None else dict(self.state)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
@@ -155,8 +145,8 @@ class TorchBridge(torch.optim.Optimizer):
             self._schedules.append(schedules)
             self._apply_schedules()
             self._check_values()
-            if self._engine is not None:
-                self._rebuild(known)
+            if self._held is not None:
+                self._held.rebuild(self.param_groups, known)
         except BaseException:
             self.param_groups.pop()
             del self._schedules[len(self.param_groups) :]
@@ -202,10 +192,9 @@ class TorchBridge(torch.optim.Optimizer):
             loaded = pre_hook(self, loaded) or loaded
         entries, fields, report = _matching.match(self.param_groups, loaded, match, strict, rename)
         merged = [{**group, **new} for group, new in zip(self.param_groups, copy.deepcopy(fields), strict=True)]
-        tree = self._write_entries(merged, entries, complete=True)
+        self._holdings.assemble(merged, entries, complete=True)
         for group, new in zip(self.param_groups, merged, strict=True):
             group.update(new)
-        self._tree = tree
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
         return report
@@ -213,16 +202,15 @@ class TorchBridge(torch.optim.Optimizer):
     @property
     def state(self) -> StateView:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Each parameter's state under torch's names: what is read from it is a snapshot."""
-        return StateView(self._leaves, self._entry, self._rebuild)
+        return StateView(self._holdings, self.param_groups)
 
     @state.setter
     def state(  # pyright: ignore[reportIncompatibleVariableOverride]
         self, value: Mapping[torch.Tensor, dict[str, Any]]
     ) -> None:
         # torch's constructor assigns an empty state before there are parameters, and unpickling one with values.
-        if self._engine is not None or value:
-            self._started()
-            self._rebuild(value)
+        if self._held is not None or value:
+            self._holdings.rebuild(self.param_groups, value)
 
     def __getstate__(self) -> dict[str, Any]:
         # `config` is what funcopt.config keeps of how it built the optimizer.
@@ -234,53 +222,14 @@ class TorchBridge(torch.optim.Optimizer):
         entries = state.pop("state")
         # Not that of a torch class in between, which looks the state of each parameter up in turn.
         torch.optim.Optimizer.__setstate__(self, state)
-        self._started()
-        self._rebuild(entries)
+        self._holdings.rebuild(self.param_groups, entries)
 
-    def _started(self) -> Engine:
-        """The engine; at the first call it is made, and the state with it."""
-        if self._engine is None:
-            self._start()
-        assert self._engine is not None
-        return self._engine
-
-    def _start(self) -> None:
-        devices = {p.device for group in self.param_groups for p in group["params"]}
-        if len(devices) > 1:
-            raise RuntimeError(f"TorchBridge: parameters must be on one device, got {', '.join(map(str, devices))}")
-        self._engine = Engine(self._recipe, _buffers.jax_device(devices.pop()))
-        self._tree = self._fresh(self.param_groups)
-
-    def _fresh(self, groups: list[dict[str, Any]]) -> PyTree:
-        """A new state for all parameters."""
-        engine = self._started()
-        with engine.precision():
-            params = _map_leaves(lambda p: _buffers.copy_to_jax(p, engine.device), self._params_by_group())
-        self._layout, numbers = self._recipe.split(groups)
-        return engine.init(self._layout, numbers, params)
-
-    def _leaves(self) -> dict[torch.Tensor, _state_dict.Leaves]:
-        """What there is of each parameter that has state."""
-        places = self._places()
-        with self._started().precision():
-            leaves = _state_dict.read_leaves(self._tree, places)
-        return {p: leaves[place] for place, p in places.items() if leaves[place]}
-
-    def _entry(self, leaves: _state_dict.Leaves) -> _state_dict.Entry:
-        with self._started().precision():
-            return _state_dict.as_entry(leaves)
-
-    def _rebuild(self, known: Mapping[torch.Tensor, _state_dict.Entry]) -> None:
-        """Makes the state anew for the groups as they are, with what is known of it."""
-        entries = {place: known.get(p, {}) for place, p in self._places().items()}
-        self._tree = self._write_entries(self.param_groups, entries, complete=False)
-
-    def _write_entries(
-        self, groups: list[dict[str, Any]], entries: Mapping[_state_dict.Place, _state_dict.Entry], *, complete: bool
-    ) -> PyTree:
-        engine, fresh = self._started(), self._fresh(groups)
-        with engine.precision():
-            return _state_dict.write_entries(fresh, entries, engine.device, self._describe, complete=complete)
+    @property
+    def _holdings(self) -> Holdings:
+        """Memory, state and engine, made when they are first needed."""
+        if self._held is None:
+            self._held = Holdings(self._recipe, self.param_groups, fast=self.fast_path)
+        return self._held
 
     def _amp(self) -> tuple[Any, Any] | None:
         """What `torch.amp.GradScaler` has set for this step: the gradients' scale, and whether any is not finite."""
@@ -299,11 +248,17 @@ class TorchBridge(torch.optim.Optimizer):
             if schedules
         ]
 
-    def _check_gradients(self) -> None:
+    def _check_parameters(self) -> None:
+        """Refuses, before each step, what a subclass cannot update."""
+
+    def _check_gradients(self, grads: Gradients) -> None:
         """Refuses what the compiled update cannot see: decay of rows that a sparse gradient does not have."""
-        for i, group in enumerate(self.param_groups):
-            sparse = any(p.grad is not None and p.grad.layout != torch.strided for p in group["params"])
-            if sparse and group.get("weight_decay", 0.0) * group.get("decay_mult", 1.0) != 0.0:
+        for block, own in zip(self._holdings.blocks, grads, strict=True):
+            if own is None or own[0].layout == torch.strided:
+                continue
+            i = block.part.place[0]
+            group = self.param_groups[i]
+            if group.get("weight_decay", 0.0) * group.get("decay_mult", 1.0) != 0.0:
                 raise RuntimeError(
                     f"TorchBridge: weight_decay of parameter group {i} must be 0 with sparse gradients, got "
                     f"{group['weight_decay']!r}"
@@ -320,44 +275,6 @@ class TorchBridge(torch.optim.Optimizer):
             for name, schedule in schedules.items():
                 group[name] = _plain(at_step(schedule, group["schedule_step"], tuples=True))
 
-    def _params_by_group(self) -> PerGroup:
-        return PerGroup(
-            GroupLeaves(i, _matching.keys_of(group), group["params"]) for i, group in enumerate(self.param_groups)
-        )
-
-    def _places(self) -> dict[_state_dict.Place, torch.Tensor]:
-        return {
-            (i, key): p
-            for i, group in enumerate(self.param_groups)
-            for key, p in zip(_matching.keys_of(group), group["params"], strict=True)
-        }
-
-    def _describe(self, place: _state_dict.Place) -> str:
-        group, key = place
-        return f"parameter {key!r} of group {group}"
-
-
-def _map_leaves(fn: Callable[[torch.Tensor], Any], params: PerGroup) -> PerGroup:
-    return PerGroup(GroupLeaves(leaves.group, leaves.keys, map(fn, leaves.values)) for leaves in params.values)
-
-
-def _values(leaves: PerGroup) -> list[Any]:
-    return [value for group in leaves.values for value in group.values]
-
-
-def _gradient(p: torch.Tensor) -> Any:
-    if p.grad is None:
-        return None
-    strided = p.grad.layout == torch.strided
-    return _buffers.borrow_as_jax(p.grad) if strided else _buffers.copy_rows_to_jax(p.grad)
-
-
-def _parameter(p: torch.Tensor) -> Any:
-    """A parameter as far as its gradient concerns it."""
-    if p.grad is None or p.grad.layout == torch.strided:
-        return _buffers.borrow_as_jax(p)
-    return _buffers.copy_same_rows_to_jax(p, p.grad)
-
 
 def _extra(loss: Any) -> dict[str, float]:
     """What a closure's result tells the transformation: the loss, where it is a number."""
@@ -370,3 +287,21 @@ def _extra(loss: Any) -> dict[str, float]:
 def _plain(value: Any) -> Any:
     """A schedule's value as Python numbers, which is what groups hold and checkpoints carry."""
     return tuple(map(float, value)) if isinstance(value, tuple | list) else float(value)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Lets Ctrl-C wait for the end of the block: half an update would be none."""
+    handler = signal.getsignal(signal.SIGINT)
+    # Python runs handlers in the main thread only; one that is none of Python's cannot be put back.
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[tuple[Any, Any]] = []
+    signal.signal(signal.SIGINT, lambda *received: waiting.append(received))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if waiting:
+            handler(*waiting[-1])

@@ -1,17 +1,14 @@
 """Tensors as arrays and back; who owns the memory is in the names.
 
-`borrow_*` shares memory and is valid as long as its owner leaves it alone; `copy_*` owns what it returns; `write` is
-the only function that changes a tensor.
+`borrow_*` shares memory and is valid as long as its owner leaves it alone; `copy_*` owns what it returns.
 """
 
 import os
 import warnings
-from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import ml_dtypes
-import numpy as np
 import torch
 
 from funcopt._rows import ABSENT, RowSparse
@@ -70,8 +67,8 @@ def borrow_as_jax(tensor: torch.Tensor) -> Any:
 
 def copy_to_jax(tensor: torch.Tensor, device: Device) -> jax.Array:
     """A JAX array of its own with a tensor's values. With x64 disabled, 64-bit values would lose half their bits."""
-    array = borrow_as_jax(tensor.to("cpu") if device.platform == "cpu" else tensor)
-    return jax.device_put(np.array(array) if isinstance(array, np.ndarray) else array.copy(), device)
+    # What is put on a device may still be borrowed, which XLA could not overwrite; its copy is XLA's own.
+    return jax.device_put(borrow_as_jax(tensor.to("cpu") if device.platform == "cpu" else tensor), device).copy()
 
 
 def borrow_as_torch(array: jax.Array) -> torch.Tensor:
@@ -79,72 +76,11 @@ def borrow_as_torch(array: jax.Array) -> torch.Tensor:
     return torch.from_dlpack(array)
 
 
-def copy_rows_to_jax(gradient: torch.Tensor) -> RowSparse:
-    """A sparse gradient's rows, each once, padded to a power of two: few sizes are ever compiled.
-
-    Raises:
-        RuntimeError: for a sparse tensor that is not made of rows.
-    """
-    if gradient.layout != torch.sparse_coo or gradient.sparse_dim() != 1:
-        raise RuntimeError(
-            "TorchBridge: a sparse gradient must consist of rows (torch.sparse_coo with one sparse dimension, as that "
-            f"of torch.nn.Embedding), got {gradient.layout} with {gradient.sparse_dim()} sparse dimensions"
-        )
-    gradient = gradient.coalesce()
-    indices, values = gradient.indices()[0].to(torch.int32), gradient.values()
-    size = 1 << max(len(indices) - 1, 0).bit_length()
-    padded = torch.full((size,), ABSENT, dtype=torch.int32, device=gradient.device)
-    padded[: len(indices)] = indices
-    return RowSparse(borrow_as_jax(padded), borrow_as_jax(_pad(values, size)))
-
-
-def copy_same_rows_to_jax(tensor: torch.Tensor, gradient: torch.Tensor) -> RowSparse:
-    """The rows of a parameter that its sparse gradient has, padded alike."""
-    rows = copy_rows_to_jax(gradient)
-    values = tensor.detach().index_select(0, gradient.coalesce().indices()[0])
-    return RowSparse(rows.indices, borrow_as_jax(_pad(values, len(rows.indices))))
-
-
-def _pad(values: torch.Tensor, size: int) -> torch.Tensor:
+def copy_rows_to_jax(rows: torch.Tensor, values: torch.Tensor) -> RowSparse:
+    """Values (n, *row) of n different rows, padded to a power of two: few sizes are ever compiled."""
+    size = 1 << max(len(rows) - 1, 0).bit_length()
+    indices = torch.full((size,), ABSENT, dtype=torch.int32, device=rows.device)
+    indices[: len(rows)] = rows
     padded = values.new_zeros((size, *values.shape[1:]))
-    padded[: len(values)] = values
-    return padded
-
-
-class Writes(NamedTuple):
-    """What is to be written: whole tensors, and rows of tensors. Writing it twice is writing it once."""
-
-    tensors: list[torch.Tensor]
-    values: list[torch.Tensor]
-    rows: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]  # tensor, indices, values
-
-
-def plan_writes(tensors: Sequence[torch.Tensor], before: Sequence[Any], after: Sequence[Any]) -> Writes:
-    """Prepares to write an update's results into tensors; changes nothing.
-
-    Args:
-        tensors: the parameters.
-        before: what the update was given of them: arrays, or `RowSparse` of some rows.
-        after: what came back, ready, so that nothing that reads the tensors still runs. For a parameter that was given
-            by rows: new values of these rows, or an array to be added to all of it.
-    """
-    writes = Writes([], [], [])
-    for tensor, given, result in zip(tensors, before, after, strict=True):
-        if isinstance(result, RowSparse):
-            indices, rows = borrow_as_torch(result.indices), borrow_as_torch(result.values)
-            present = int((indices < len(tensor)).sum())
-            writes.rows.append((tensor, indices[:present].long(), rows[:present]))
-        else:
-            value = borrow_as_torch(result)
-            writes.tensors.append(tensor)
-            writes.values.append(tensor.detach() + value if isinstance(given, RowSparse) else value)
-    return writes
-
-
-def write(writes: Writes) -> None:
-    """Carries out what is planned."""
-    if writes.tensors:
-        # One call, as in torch.optim, which no interrupt can split.
-        torch._foreach_copy_(writes.tensors, writes.values)  # pyright: ignore[reportPrivateImportUsage]
-    for tensor, indices, values in writes.rows:
-        tensor.index_copy_(0, indices, values)
+    padded[: len(rows)] = values
+    return RowSparse(borrow_as_jax(indices), borrow_as_jax(padded))

@@ -2,9 +2,12 @@
 
     traced   gradients, state, parameters; the numbers of all groups, packed in one float64 vector
     static   flags and names (`_recipe.Layout`), and as long as there are few patterns of them, missing gradients
-    borrowed gradients and parameters, which are torch's
-    kept     the old state, until the new one is taken over: a step that fails has changed nothing. With gradients of
-             rows it is donated, since a new copy of a table would cost more than the update
+    borrowed gradients, and parameters in torch's memory
+    donated  on the fast path the state, and parameters in JAX's memory: the update writes over them, all or nothing.
+             It needs no memory of its own, so there is nothing that could fail half-way
+    kept     on the plain path the old state, until the new one is taken over: an update that runs out of memory has
+             changed nothing. With gradients of rows it is donated, since a new copy of a table would cost more than
+             the update
 
 Everything runs with x64 enabled: float64 parameters keep their bits, and scalar arithmetic is float64 as in torch,
 while the arrays keep their own dtypes.
@@ -13,8 +16,9 @@ while the arrays keep their own dtypes.
 import contextlib
 import functools
 import importlib
+import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,8 +39,24 @@ MAX_PATTERNS = 8
 for all further patterns computes with zeros and drops what comes of them."""
 
 
+class Update(NamedTuple):
+    """What an update needs; trees by group, in which a missing gradient is None."""
+
+    grads: PerGroup  # borrowed
+    owned: PerGroup  # parameters in memory that the update may overwrite
+    lent: PerGroup  # the other parameters, borrowed
+    state: PyTree  # for all parameters
+    amp: tuple[Any, Any] | None  # scale of the gradients, and whether to skip the update (non-zero); borrowed
+    extra: dict[str, Any]  # further arguments of the transformation's `update`, such as the loss
+
+
 class Engine:
-    """Runs a recipe on one device. It keeps no state between calls but the compiled programs."""
+    """Runs a recipe on one device. It keeps no state between calls but the compiled programs.
+
+    Args:
+        recipe: what to run.
+        device: where.
+    """
 
     def __init__(self, recipe: Recipe, device: Device) -> None:
         self.device = device
@@ -44,7 +64,8 @@ class Engine:
         self._recipe = recipe
         self._patterns: set[tuple[Any, ...]] = set()  # of missing gradients, that have a program of their own
         self._keeping = jax.jit(self._update, static_argnums=0)
-        self._donating = jax.jit(self._update, static_argnums=0, donate_argnums=3)
+        # Donated arguments and their results stand in the same order: XLA pairs arrays of one shape by their places.
+        self._donating = jax.jit(self._update, static_argnums=0, donate_argnums=(1, 2))
 
     @contextlib.contextmanager
     def precision(self) -> Iterator[None]:
@@ -59,68 +80,62 @@ class Engine:
             # On that device for good, as a loaded state is, or XLA would compile once more for the difference.
             return jax.device_put(state, self.device)
 
-    def update(
-        self,
-        layout: Layout,
-        numbers: np.ndarray,
-        grads: PerGroup,
-        state: PyTree,
-        params: PerGroup,
-        amp: tuple[Any, Any] | None,
-        extra: dict[str, Any],
-    ) -> tuple[PerGroup, PyTree]:
+    def update(self, layout: Layout, numbers: np.ndarray, given: Update, *, in_place: bool) -> tuple[PerGroup, PyTree]:
         """One update.
 
         Args:
             layout: static part of the hyperparameters.
             numbers: float64 vector, the rest of them.
-            grads: of all parameters, None where there is none; borrowed.
-            state: for all parameters; not to be used again if any gradient is one of rows.
-            params: all parameters; borrowed.
-            amp: scale of the gradients, and whether to skip the update (non-zero); borrowed.
-            extra: further arguments of the transformation's `update`, such as the loss.
+            given: not to be used again where the update is in place, or any gradient is one of rows.
+            in_place: whether to write over state and owned parameters.
 
         Returns:
             New arrays for the parameters that have a gradient, and the state for all. Both are ready: no computation
             still reads borrowed memory.
         """
-        with self.precision():
-            has_rows = any(is_rows(leaf) for node in grads.values for leaf in node.values)
-            run = functools.partial(self._donating if has_rows else self._keeping, layout, numbers)
-            present = {
-                node.group: tuple(key for key, grad in node.items() if grad is not None) for node in grads.values
-            }
+        grads, owned, lent, state, amp, extra = given
+        has_rows = any(is_rows(leaf) for node in grads.values for leaf in node.values)
+        run = self._donating if in_place or has_rows else self._keeping
+        present = {node.group: tuple(key for key, grad in node.items() if grad is not None) for node in grads.values}
+
+        def only_present(tree: PyTree) -> PyTree:
+            return _map_group_leaves(lambda node: node.take(present[node.group]), tree)
+
+        # A check of the result would come too late for what was overwritten.
+        with self.precision(), jax.debug_nans(False), jax.debug_infs(False):
             if all(node.keys == present[node.group] for node in grads.values):
-                return jax.block_until_ready(run(grads, state, params, amp, extra, None))
-
-            def only_present(tree: PyTree) -> PyTree:
-                return _map_group_leaves(lambda node: node.take(present[node.group]), tree)
-
+                done = run(layout, owned, state, lent, numbers, grads, amp, extra, None)
+                owned, state, lent = jax.block_until_ready(done)
+                return _merge(grads, owned, lent), state
             state = with_step_per_leaf(state)
             pattern = tuple(present.values())
             if pattern in self._patterns or len(self._patterns) < MAX_PATTERNS:
                 self._patterns.add(pattern)
-                new_params, part = jax.block_until_ready(
-                    run(only_present(grads), only_present(state), only_present(params), amp, extra, None)
-                )
-                return new_params, _map_group_leaves(lambda node, new: node.put(new), state, part)
-            flags = np.array([grad is not None for node in grads.values for grad in node.values])
-            filled = _map_group_leaves(_fill_with_zeros, grads, params)
-            new_params, new_state = jax.block_until_ready(run(filled, state, params, amp, extra, flags))
-            return only_present(new_params), new_state
+                part = (only_present(tree) for tree in (owned, state, lent))
+                done = run(layout, *part, numbers, only_present(grads), amp, extra, None)
+                owned, part_of_state, lent = jax.block_until_ready(done)
+                state = _map_group_leaves(lambda node, new: node.put(new), state, part_of_state)
+            else:
+                flags = np.array([grad is not None for node in grads.values for grad in node.values])
+                filled = _map_group_leaves(_fill_with_zeros, grads, _merge(grads, owned, lent))
+                done = run(layout, owned, state, lent, numbers, filled, amp, extra, flags)
+                owned, state, lent = jax.block_until_ready(done)
+            return _merge(grads, owned, lent), state
 
     def _update(
         self,
         layout: Layout,
+        owned: PerGroup,
+        state: PyTree,
+        lent: PerGroup,
         numbers: jax.Array,
         grads: PerGroup,
-        state: PyTree,
-        params: PerGroup,
         amp: tuple[jax.Array, jax.Array] | None,
         extra: dict[str, jax.Array],
         present: jax.Array | None,
-    ) -> tuple[PerGroup, PyTree]:
+    ) -> tuple[PerGroup, PyTree, PerGroup]:
         self.traces += 1
+        params = _merge(grads, owned, lent)
         if amp is not None:
             grads = jax.tree.map(lambda grad: _unscale(grad, amp[0]), grads)
         tx = self._recipe.build(layout.fill([weak(numbers[i]) for i in range(layout.size)]))
@@ -146,7 +161,22 @@ class Engine:
             updates, new_state = jax.tree.map(
                 lambda old, new: jnp.where(skip, old, new), (nothing, state), (updates, new_state)
             )
-        return jax.tree.map(_new_value, updates, params, is_leaf=is_rows), new_state
+        new_params = jax.tree.map(_new_value, updates, params, is_leaf=is_rows)
+        return _like_keys(new_params, owned), new_state, _like_keys(new_params, lent)
+
+
+def _merge(like: PerGroup, *trees: PerGroup) -> PerGroup:
+    """What stands in several trees as one, in the order of another."""
+    merged = []
+    for node, *nodes in zip(like.values, *(tree.values for tree in trees), strict=True):
+        items = dict(itertools.chain.from_iterable(part.items() for part in nodes))
+        merged.append(GroupLeaves(node.group, tuple(items), items.values()).take(node.keys))
+    return PerGroup(merged)
+
+
+def _like_keys(tree: PerGroup, like: PerGroup) -> PerGroup:
+    """Those leaves of a tree whose keys another has."""
+    return PerGroup(node.take(other.keys) for node, other in zip(tree.values, like.values, strict=True))
 
 
 def _like(flags: jax.Array, tree: PerGroup) -> dict[tuple[int, str | int], jax.Array]:

@@ -25,9 +25,10 @@ class GroupLeaves:
         return zip(self.keys, self.values, strict=True)
 
     def take(self, keys: tuple[str | int, ...]) -> "GroupLeaves":
-        """The values of some parameters only."""
+        """The values of some parameters only: of those that are here."""
         by_key = dict(self.items())
-        return GroupLeaves(self.group, keys, (by_key[key] for key in keys))
+        own = tuple(key for key in keys if key in by_key)
+        return GroupLeaves(self.group, own, (by_key[key] for key in own))
 
     def put(self, part: "GroupLeaves") -> "GroupLeaves":
         """These values, with those of some parameters replaced."""

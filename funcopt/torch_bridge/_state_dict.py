@@ -4,11 +4,12 @@ What a state keeps per parameter goes to that parameter; what it keeps once (a c
 has a `step` for each. A name that occurs twice in a chain gets a number from its second occurrence on.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import torch
 from jax.tree_util import DictKey, GetAttrKey
 
@@ -16,16 +17,24 @@ from funcopt._base import PyTree
 from funcopt._tree import flatten, is_array, is_none, per_leaf_step, with_step_per_leaf
 from funcopt.torch_bridge._buffers import Device, borrow_as_torch, copy_to_jax
 from funcopt.torch_bridge._groups import GroupLeaves, PerGroup, is_group_leaves
+from funcopt.torch_bridge._parts import Member, Part, Place
 from funcopt.transforms import AsgdState, RpropState, ScaleBySparseAdamState, TraceState
 
 SHOWN = "hyperparams."
 """Names of scheduled values begin with it: they show what the last update used, and no later update reads them."""
 
 Entry = dict[str, Any]
-Leaves = dict[str, Any]
+
+
+class Slice(NamedTuple):
+    """One parameter's share of an array of the state."""
+
+    array: Any
+    member: Member | None  # None: all of it
+
+
+Leaves = dict[str, Slice]
 """An entry before its arrays are copied to tensors."""
-Place = tuple[int, str | int]
-"""A parameter: its group and its key there."""
 
 
 def _map_named(fn: Callable[[str, int | None, Any], Any], state: PyTree) -> PyTree:
@@ -68,36 +77,55 @@ def _inner(name: str, path: tuple[Any, ...]) -> str:
     return name + jax.tree_util.keystr(path)
 
 
-def read_entries(state: PyTree, places: Mapping[Place, Any]) -> dict[Place, Entry]:
+def read_entries(state: PyTree, parts: Iterable[Part]) -> dict[Place, Entry]:
     """Each parameter's state as torch tensors of its own: what is done to them, or later here, stays on its side."""
-    return {place: as_entry(leaves) for place, leaves in read_leaves(state, places).items()}
+    return {place: as_entry(leaves) for place, leaves in read_leaves(state, parts).items()}
 
 
 def as_entry(leaves: Leaves) -> Entry:
     """What there is of one parameter as torch tensors of their own, and plain numbers."""
-    return {name: _as_tensor(name, leaf) for name, leaf in leaves.items()}
+    return {name: _copy_to_torch(name, leaf) for name, leaf in leaves.items()}
 
 
-def read_leaves(state: PyTree, places: Mapping[Place, Any]) -> dict[Place, Leaves]:
+def _copy_to_torch(name: str, leaf: Slice) -> Any:
+    if isinstance(leaf.array, int):
+        return leaf.array
+    tensor = borrow_as_torch(leaf.array)
+    tensor = tensor if leaf.member is None else leaf.member.view(tensor)
+    # torch counts in float32.
+    return tensor.to(torch.float32 if name == "step" else None, copy=True)
+
+
+def read_leaves(state: PyTree, parts: Iterable[Part]) -> dict[Place, Leaves]:
     """What there is of each parameter, nothing of it copied."""
-    entries: dict[Place, Leaves] = {place: {} for place in places}
+    by_place = {part.place: part for part in parts}
+    entries: dict[Place, Leaves] = {member.place: {} for part in by_place.values() for member in part.members}
     with_own: set[Place] = set()
 
     def read(name: str, group: int | None, node: Any) -> Any:
         if isinstance(node, GroupLeaves):
             for key, value in node.items():
+                part = by_place[node.group, key]
                 for path, leaf in jax.tree_util.tree_leaves_with_path(value):
-                    entries[node.group, key][_inner(name, path)] = leaf
-                    with_own.add((node.group, key))
+                    for member in part.members:
+                        entries[member.place][_inner(name, path)] = Slice(
+                            leaf, member if _is_flat(part, leaf) else None
+                        )
+                        with_own.add(member.place)
         else:
             for place, entry in entries.items():
                 if group is None or place[0] == group:
-                    entry[name] = node
+                    entry[name] = Slice(node, None)
         return node
 
     _map_named(read, jax.tree.map(_as_torch_keeps, state, is_leaf=_is_special))
     # A count alone is not the state of a parameter, such as one that is masked out, if others have more.
     return {place: entry if not with_own or place in with_own else {} for place, entry in entries.items()}
+
+
+def _is_flat(part: Part, leaf: Any) -> bool:
+    """Whether an array of a part's state has an element for each of the parameters', and is not one number for all."""
+    return part.flat and getattr(leaf, "ndim", 0) == 1
 
 
 def _is_special(node: object) -> bool:
@@ -124,16 +152,10 @@ def _as_torch_keeps(node: PyTree) -> PyTree:
     return {name: where_started(tree) for name, tree in fields.items()}
 
 
-def _as_tensor(name: str, value: Any) -> Any:
-    if isinstance(value, int):
-        return value
-    # torch counts in float32.
-    return borrow_as_torch(value).to(torch.float32 if name == "step" else None, copy=True)
-
-
 def write_entries(
     fresh: PyTree,
     entries: Mapping[Place, Entry],
+    parts: Iterable[Part],
     device: Device,
     describe: Callable[[Place], str],
     *,
@@ -143,7 +165,9 @@ def write_entries(
 
     Args:
         fresh: a new state; says what is needed, and is used as it is for parameters without an entry.
-        entries: values by parameter; an empty entry is a parameter that was never updated.
+        entries: values by parameter; an empty entry is a parameter that was never updated. Those of one part have the
+            same history, see `histories`.
+        parts: what the state's arrays are for.
         device: where the arrays go.
         describe: names a parameter in messages.
         complete: whether an entry must have all that is needed; otherwise what it lacks is as in `fresh`.
@@ -151,19 +175,33 @@ def write_entries(
     Raises:
         ValueError: for a value that is missing where `complete`, or has another shape.
     """
+    by_place = {part.place: part for part in parts}
     kept = {
-        (node.group, key)
+        member.place
         for node in jax.tree.leaves(fresh, is_leaf=is_group_leaves)
         if is_group_leaves(node)
         for key, value in node.items()
         if jax.tree.leaves(value)
+        for member in by_place[node.group, key].members
     }
     steps = {float(entry.get("step", len(entry) > 0)) for place, entry in entries.items() if place in kept}
     if len(steps) > 1:
         fresh = with_step_per_leaf(fresh)
 
-    def load(name: str, place: Place, old: jax.Array) -> jax.Array:
-        entry = entries.get(place, {})
+    def tensor(name: str, place: Place, old: jax.Array, shape: tuple[int, ...]) -> torch.Tensor:
+        value = torch.as_tensor(entries[place][name])
+        if tuple(value.shape) != shape:
+            raise ValueError(
+                f"load_state_dict: {name} of {describe(place)} must have shape {shape}, got {tuple(value.shape)}"
+            )
+        if value.is_complex() != jnp.iscomplexobj(old):
+            raise ValueError(
+                f"load_state_dict: {name} of {describe(place)} must be like {old.dtype}, got {value.dtype}"
+            )
+        return value
+
+    def load(name: str, members: Sequence[Member], old: jax.Array, *, flat: bool) -> jax.Array:
+        entry = entries.get(members[0].place, {})
         if not entry:
             return old
         if name == "step" and name not in entry:
@@ -172,19 +210,17 @@ def write_entries(
             return jnp.asarray(entry.get("step", 0), old.dtype)  # a schedule outside of the state: one per update
         if name not in entry and (name.startswith(SHOWN) or not complete):
             return old
-        if name not in entry:
-            raise ValueError(
-                f"load_state_dict: {describe(place)} must have the state {name!r}, got {', '.join(entry) or 'none'}"
-            )
-        value = torch.as_tensor(entry[name])
-        if tuple(value.shape) != old.shape:
-            raise ValueError(
-                f"load_state_dict: {name} of {describe(place)} must have shape {old.shape}, got {tuple(value.shape)}"
-            )
-        if value.is_complex() != jnp.iscomplexobj(old):
-            raise ValueError(
-                f"load_state_dict: {name} of {describe(place)} must be like {old.dtype}, got {value.dtype}"
-            )
+        for member in members:
+            if name not in entries[member.place]:
+                raise ValueError(
+                    f"load_state_dict: {describe(member.place)} must have the state {name!r}, got "
+                    f"{', '.join(entries[member.place]) or 'none'}"
+                )
+        if flat:
+            values = [member.flatten(tensor(name, member.place, old, member.own_shape)) for member in members]
+            value = torch.cat([each.to(values[0].dtype) for each in values])
+        else:
+            value = tensor(name, members[0].place, old, old.shape)
         return copy_to_jax(value, device).astype(old.dtype)
 
     def replace(name: str, group: int | None, node: Any) -> Any:
@@ -192,14 +228,25 @@ def write_entries(
             return GroupLeaves(
                 node.group,
                 node.keys,
-                (
-                    jax.tree_util.tree_map_with_path(
-                        lambda path, old, place=(node.group, key): load(_inner(name, path), place, old), value
-                    )
-                    for key, value in node.items()
-                ),
+                (load_part(name, by_place[node.group, key], value) for key, value in node.items()),
             )
-        own = [place for place, entry in entries.items() if entry and (group is None or place[0] == group)]
-        return load(name, own[0], node) if own else node
+        own = [part.members for place, part in by_place.items() if (group is None or place[0] == group)]
+        started = [members for members in own if entries.get(members[0].place)]
+        return load(name, started[0], node, flat=False) if started else node
+
+    def load_part(name: str, part: Part, value: PyTree) -> PyTree:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, old: load(_inner(name, path), part.members, old, flat=_is_flat(part, old)), value
+        )
 
     return _map_named(replace, fresh)
+
+
+def histories(entries: Mapping[Place, Entry], places: Mapping[Place, torch.Tensor]) -> dict[Place, Hashable]:
+    """For each parameter what joined ones must have in common: what is kept of it, and what numbers it has."""
+    arrays = {place: entry for place, entry in entries.items() if places[place].dim()} or entries
+    numbers = {name for entry in arrays.values() for name, value in entry.items() if np.ndim(value) == 0}
+    return {
+        place: frozenset((name, float(value) if name in numbers else None) for name, value in entry.items())
+        for place, entry in entries.items()
+    }

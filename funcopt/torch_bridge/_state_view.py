@@ -1,64 +1,53 @@
 """What `optimizer.state` is: a mapping that reads a parameter's entry when it is asked for, and no other.
 
-torch's checkpoint tools ask for `optimizer.state[p]` once for each parameter: an answer that copied everything would
-make that quadratic.
+torch's checkpoint tools ask for `optimizer.state[p]` once for each parameter: an answer that copied everything, or only
+looked for everything, would make that quadratic. So `Holdings` remembers where everything is until the next update.
 """
 
 import collections
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Any
 
 import torch
 
+from funcopt.torch_bridge._holdings import Group, Holdings
 from funcopt.torch_bridge._state_dict import Entry, Leaves
 
 
 class StateView(MutableMapping[torch.Tensor, Entry]):
-    """Each parameter's state, as it was when the view was made, under torch's names.
+    """Each parameter's state as it is now, under torch's names.
 
     As in torch, a parameter without state has an empty entry and is not among the keys. An entry is a dict of its own
     with tensors of its own. Assigning or deleting an entry changes the optimizer; changing an entry does not.
-
-    Args:
-        read: gives what there is of each parameter that has state.
-        convert: makes an entry of it.
-        write: takes the entries of all parameters that shall have state.
     """
 
-    def __init__(
-        self,
-        read: Callable[[], Mapping[torch.Tensor, Leaves]],
-        convert: Callable[[Leaves], Entry],
-        write: Callable[[Mapping[torch.Tensor, Entry]], None],
-    ) -> None:
-        self._read = read
-        self._convert = convert
-        self._write = write
-        self._leaves = read()
+    def __init__(self, holdings: Holdings, groups: Sequence[Group]) -> None:
+        self._holdings = holdings
+        self._groups = groups
 
     def __getitem__(self, p: torch.Tensor) -> Entry:
-        return self._convert(self._leaves.get(p, {}))
+        leaves = self._leaves()
+        return self._holdings.entry(leaves[p]) if p in leaves else {}
 
     def __setitem__(self, p: torch.Tensor, entry: Entry) -> None:
-        self._replace({**self, p: entry})
+        self._holdings.rebuild(self._groups, {**self, p: entry})
 
     def __delitem__(self, p: torch.Tensor) -> None:
         if p not in self:
             raise KeyError(p)
-        self._replace({q: entry for q, entry in self.items() if q is not p})
+        self._holdings.rebuild(self._groups, {q: entry for q, entry in self.items() if q is not p})
 
-    def _replace(self, entries: Mapping[torch.Tensor, Entry]) -> None:
-        self._write(entries)
-        self._leaves = self._read()
+    def _leaves(self) -> dict[torch.Tensor, Leaves]:
+        return self._holdings.leaves(self._groups)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        return iter(self._leaves)
+        return iter(self._leaves())
 
     def __len__(self) -> int:
-        return len(self._leaves)
+        return len(self._leaves())
 
     def __contains__(self, p: object) -> bool:
-        return p in self._leaves
+        return p in self._leaves()
 
     # The inherited ones take an entry that `__getitem__` returns for one that is there.
     def get(self, p: torch.Tensor, default: Any = None) -> Any:
@@ -72,7 +61,7 @@ class StateView(MutableMapping[torch.Tensor, Entry]):
         return entry
 
     def clear(self) -> None:
-        self._replace({})
+        self._holdings.rebuild(self._groups, {})
 
     def __repr__(self) -> str:
         return repr(dict(self))

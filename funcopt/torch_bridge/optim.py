@@ -15,6 +15,7 @@ import torch
 
 import funcopt
 from funcopt.torch_bridge._bridge import TorchBridge
+from funcopt.torch_bridge._holdings import Gradients
 from funcopt.torch_bridge._lbfgs import LBFGS as LBFGS
 from funcopt.torch_bridge._recipe import Recipe
 
@@ -22,8 +23,7 @@ from funcopt.torch_bridge._recipe import Recipe
 class _RealParametersOnly(TorchBridge):
     """What torch's class refuses at its first step, and not before."""
 
-    def _check_gradients(self) -> None:
-        super()._check_gradients()
+    def _check_parameters(self) -> None:
         if any(p.is_complex() for group in self.param_groups for p in group["params"] if p.grad is not None):
             raise RuntimeError(f"{type(self).__name__} does not support complex parameters")
 
@@ -125,8 +125,7 @@ class SparseAdam(TorchBridge, torch.optim.SparseAdam):
     _recipe = Recipe(funcopt.sparse_adam)
     __init__ = torch.optim.SparseAdam.__init__
 
-    def _check_gradients(self) -> None:
-        super()._check_gradients()
-        for group in self.param_groups:
-            if any(p.grad is not None and not p.grad.is_sparse for p in group["params"]):
-                raise RuntimeError("SparseAdam does not support dense gradients, please consider Adam instead")
+    def _check_gradients(self, grads: Gradients) -> None:
+        super()._check_gradients(grads)
+        if any(own is not None and not own[0].is_sparse for own in grads):
+            raise RuntimeError("SparseAdam does not support dense gradients, please consider Adam instead")

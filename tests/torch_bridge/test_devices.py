@@ -14,6 +14,21 @@ from funcopt.torch_bridge import _buffers
 HAS_GPU = torch.cuda.is_available() and any(device.platform == "gpu" for device in jax.devices())
 
 
+EACH_PATH = pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])
+
+
+class PlainBridge(TorchBridge):
+    fast_path = False
+
+
+def make(fast: bool) -> type[TorchBridge]:
+    return TorchBridge if fast else PlainBridge
+
+
+def clipped(lr: Any) -> funcopt.GradientTransformation:
+    return funcopt.chain(funcopt.clip_by_global_norm(1.0), funcopt.adamw(lr))
+
+
 class Device:
     """A GPU as JAX describes it."""
 
@@ -55,17 +70,40 @@ def test_device_without_a_jax_counterpart() -> None:
         _buffers.jax_device(torch.device("cuda", 1))
 
 
-def test_parameters_on_several_devices() -> None:
+def test_parameters_without_memory() -> None:
     params = [torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1, device="meta"))]
-    with pytest.raises(RuntimeError, match="parameters must be on one device, got"):
+    with pytest.raises(RuntimeError, match="parameters must be on the CPU or a CUDA device, got meta; move the model"):
         TorchBridge(params, funcopt.sgd)
 
 
 @pytest.mark.skipif(not HAS_GPU, reason="needs a CUDA device that torch and JAX share")
-def test_on_a_gpu() -> None:
+@pytest.mark.parametrize("large", ["cpu", "cuda"])
+@EACH_PATH
+def test_parameters_on_two_devices(large: str, fast: bool) -> None:
+    """The update runs where most of the parameters are; a global norm is of all."""
+
+    def parameters() -> list[torch.nn.Parameter]:
+        sizes = {"cpu": 3, "cuda": 3, large: 100_000}
+        return [torch.nn.Parameter(torch.ones(n, device=where, dtype=torch.float64)) for where, n in sizes.items()]
+
+    ours, theirs = parameters(), parameters()
+    bridge, reference = make(fast)(ours, clipped, lr=0.1), torch.optim.AdamW(theirs, lr=0.1)
+    for step in range(5):
+        for p in (*ours, *theirs):
+            p.grad = torch.full_like(p, 0.1 * (step + 1))
+        bridge.step()
+        torch.nn.utils.clip_grad_norm_(theirs, 1.0)
+        reference.step()
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=0.0)
+
+
+@pytest.mark.skipif(not HAS_GPU, reason="needs a CUDA device that torch and JAX share")
+@EACH_PATH
+def test_on_a_gpu(fast: bool) -> None:
     ours = [torch.nn.Parameter(torch.ones(64, 64, device="cuda", dtype=torch.float64))]
     theirs = [torch.nn.Parameter(torch.ones(64, 64, device="cuda", dtype=torch.float64))]
-    bridge, reference = TorchBridge(ours, funcopt.adamw, lr=0.1), torch.optim.AdamW(theirs, lr=0.1)
+    bridge, reference = make(fast)(ours, funcopt.adamw, lr=0.1), torch.optim.AdamW(theirs, lr=0.1)
     for step in range(5):
         for p in (*ours, *theirs):
             p.grad = torch.full_like(p, 0.1 * (step + 1))

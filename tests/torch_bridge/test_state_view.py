@@ -14,7 +14,7 @@ import funcopt
 from funcopt import TorchBridge
 
 
-def test_reads_are_snapshots() -> None:
+def test_entries_are_snapshots_of_a_live_view() -> None:
     model = make_model()
     optimizer = TWINS["recipe"].ours(model.parameters())
     train(model, optimizer, range(2))
@@ -23,9 +23,10 @@ def test_reads_are_snapshots() -> None:
     kept = copy.deepcopy(entry)
     train(model, optimizer, range(2, 4))
     entry["exp_avg"].add_(1)
-    assert view[p]["step"] == kept["step"] == 2
-    assert torch.equal(view[p]["exp_avg"], kept["exp_avg"])
-    assert optimizer.state[p]["step"] == 4
+    assert entry["step"] == kept["step"] == 2
+    assert torch.equal(entry["exp_avg_sq"], kept["exp_avg_sq"])
+    assert view[p]["step"] == optimizer.state[p]["step"] == 4
+    assert torch.equal(view[p]["exp_avg"], optimizer.state[p]["exp_avg"])
 
 
 def test_parameters_without_state() -> None:

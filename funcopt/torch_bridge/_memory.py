@@ -1,0 +1,316 @@
+"""Where the compiled update finds gradients and parameters, and where it leaves its results.
+
+A *block* is the memory of one part. On the CPU a flat block is JAX's own memory, which the update overwrites in place
+(XLA donates it), seen by torch: a large parameter lives in it, small ones are copied in before the update and out after
+it. On a GPU it is torch's memory, which the result is copied into.
+
+Tensors over JAX's memory: XLA must not know of them, or it would not write in place, so they are made from the bare
+address. The memory lives as long as any tensor on it, since torch's storage refers to the array's owner. An array whose
+update failed half-way is gone, and with it the memory; so what may fail (`jax_debug_nans`) is switched off there, and a
+program that needs memory of its own is not given this one.
+"""
+
+import ctypes
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, Protocol, TypeAlias
+
+import jax
+import torch
+
+from funcopt._rows import RowSparse
+from funcopt.torch_bridge._buffers import Device, borrow_as_jax, borrow_as_torch, copy_rows_to_jax, copy_to_jax
+from funcopt.torch_bridge._groups import GroupLeaves, PerGroup
+from funcopt.torch_bridge._parts import JOIN_UP_TO, Member, Part, Place
+
+_dtype_of = attrgetter("dtype")
+
+
+class Memory(Protocol):
+    """A flat array that torch and JAX both see."""
+
+    tensor: torch.Tensor
+
+    def lend(self) -> Any:
+        """The array, as the update takes it."""
+        ...
+
+    def store(self, result: jax.Array) -> None:
+        """Takes the update's result over."""
+        ...
+
+
+class JaxMemory:
+    """Memory that JAX owns and updates in place."""
+
+    def __init__(self, values: torch.Tensor, device: Device) -> None:
+        self._owner = _Owner(copy_to_jax(values, device))
+        self.tensor = _tensor_over(self._owner, values.dtype)
+
+    def lend(self) -> jax.Array:
+        return self._owner.array
+
+    def store(self, result: jax.Array) -> None:
+        if result.unsafe_buffer_pointer() == self._owner.address:
+            self._owner.array = result
+        else:  # XLA did not write in place: the old memory is still there, and tensors are on it
+            self.tensor.copy_(borrow_as_torch(result))
+
+
+class TorchMemory:
+    """Memory that torch owns."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+    def lend(self) -> Any:
+        return borrow_as_jax(self.tensor)
+
+    def store(self, result: jax.Array) -> None:
+        self.tensor.copy_(borrow_as_torch(result))
+
+
+class _Owner:
+    """Holds the array that currently stands for the memory at an address."""
+
+    def __init__(self, array: jax.Array) -> None:
+        self.array = array
+        self.address = array.unsafe_buffer_pointer()
+
+
+def _tensor_over(owner: _Owner, dtype: torch.dtype) -> torch.Tensor:
+    if owner.array.size == 0:
+        return torch.empty(0, dtype=dtype)
+    buffer = (ctypes.c_char * owner.array.nbytes).from_address(owner.address)
+    vars(buffer)["owner"] = owner  # torch's storage keeps the buffer, and the buffer the array
+    return torch.frombuffer(buffer, dtype=dtype)
+
+
+class FlatBlock:
+    """Parameters of an elementwise recipe, as one flat array.
+
+    Args:
+        part: the part.
+        params: its parameters. A large one moves into the block's memory if nothing else holds its own.
+        device: where JAX computes.
+        torch_device: the same device as torch calls it.
+    """
+
+    def __init__(self, part: Part, params: list[torch.Tensor], device: Device, torch_device: torch.device) -> None:
+        self.part = part
+        self.key = part.place[1]
+        self.params = params
+        self.owned = device.platform == "cpu"
+        values = [m.flatten(p.detach()).to(torch_device) for m, p in zip(part.members, params, strict=True)]
+        flat = values[0] if len(values) == 1 else torch.cat(values)
+        self._memory: Memory = JaxMemory(flat, device) if self.owned else TorchMemory(flat)
+        self._views = _views(part.members, self._memory.tensor)
+        first = params[0]
+        if self.owned and len(params) == 1 and first.numel() > JOIN_UP_TO and is_movable(first):
+            first.data = self._views[0]
+        self._grads: torch.Tensor | None = None
+        self._grad_views: list[torch.Tensor] = []
+
+    def takes(self, kinds: set[torch.layout | None]) -> bool:
+        """Whether these are the layouts of gradients that the block takes together; None stands for a missing one."""
+        return kinds in ({torch.strided}, {None})
+
+    def lend(self, grads: list[torch.Tensor]) -> tuple[Any, Any]:
+        """Gradients and parameters as the update takes them; valid until either changes."""
+        return self._lend_grads(grads), self.lend_params()
+
+    def lend_params(self) -> Any:
+        """The parameters as the update takes them."""
+        if self._is_away():
+            torch._foreach_copy_(self._views, self.params)  # pyright: ignore[reportPrivateImportUsage]
+        return self._memory.lend()
+
+    def store(self, result: jax.Array) -> None:
+        """Writes the update's result into the parameters."""
+        self._memory.store(result)
+        if self._is_away():
+            torch._foreach_copy_(self.params, self._views)  # pyright: ignore[reportPrivateImportUsage]
+        else:
+            torch.autograd.graph.increment_version(self.params[0])  # as if torch had written
+
+    def _is_away(self) -> bool:
+        """Whether the parameters' memory is not this one: for good, or since someone moved it."""
+        return len(self.params) > 1 or self.params[0].data_ptr() != self._views[0].data_ptr()
+
+    def _lend_grads(self, grads: list[torch.Tensor]) -> Any:
+        device = self._memory.tensor.device
+        if len(grads) == 1:
+            if grads[0].shape != self.params[0].shape:
+                raise RuntimeError(
+                    f"TorchBridge: a gradient must have its parameter's shape {tuple(self.params[0].shape)}, got "
+                    f"{tuple(grads[0].shape)}"
+                )
+            return borrow_as_jax(self.part.members[0].flatten(grads[0].detach()).to(device))
+        dtypes = set(map(_dtype_of, grads))
+        dtype = dtypes.pop() if len(dtypes) == 1 else _widest(dtypes)
+        if self._grads is None or self._grads.dtype != dtype:
+            self._grads = torch.empty(self._memory.tensor.shape, dtype=dtype, device=device)
+            self._grad_views = _views(self.part.members, self._grads)
+        torch._foreach_copy_(self._grad_views, grads)  # pyright: ignore[reportPrivateImportUsage]
+        return borrow_as_jax(self._grads)
+
+
+class PlainBlock:
+    """One parameter in its own shape and memory; its gradient may have some rows only."""
+
+    owned = False
+
+    def __init__(self, part: Part, params: list[torch.Tensor], device: Device, torch_device: torch.device) -> None:
+        del device
+        self.part = part
+        self.key = part.place[1]
+        self.params = params
+        self._device = torch_device
+        self._rows: torch.Tensor | None = None  # those that are lent
+
+    def takes(self, kinds: set[torch.layout | None]) -> bool:
+        """Any: there is one gradient, or none."""
+        del kinds
+        return True
+
+    def lend(self, grads: list[torch.Tensor]) -> tuple[Any, Any]:
+        """Gradient and parameter as the update takes them: of both the same rows, where the gradient has only some."""
+        grad = grads[0].to(self._device)
+        self._rows = None
+        if grad.layout == torch.strided:
+            return borrow_as_jax(grad), self.lend_params()
+        _check_rows(grad)
+        grad = grad.coalesce()
+        self._rows = grad.indices()[0]
+        own = self.params[0].detach().index_select(0, self._rows.to(self.params[0].device)).to(self._device)
+        return copy_rows_to_jax(self._rows, grad.values()), copy_rows_to_jax(self._rows, own)
+
+    def lend_params(self) -> Any:
+        """The parameter as the update takes it, all of it."""
+        return borrow_as_jax(self.params[0].to(self._device))
+
+    def store(self, result: Any) -> None:
+        """Writes the update's result into the parameter."""
+        param = self.params[0]
+        if isinstance(result, RowSparse):
+            assert self._rows is not None
+            values = borrow_as_torch(result.values)[: len(self._rows)]
+            param.index_copy_(0, self._rows.to(param.device), values.to(param.device))
+        elif self._rows is not None:  # a dense update of a parameter that was lent by rows
+            param.add_(borrow_as_torch(result).to(param.device))
+        else:
+            param.copy_(borrow_as_torch(result))
+
+
+Block: TypeAlias = FlatBlock | PlainBlock
+
+
+class Blocks:
+    """The memory of all parameters.
+
+    Args:
+        parts: how they are divided.
+        params: the parameters by place.
+        groups: how many groups there are.
+        device: where JAX computes.
+        torch_device: the same device as torch calls it.
+        reuse: the memory so far; what is divided as before stays where it is.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        params: Mapping[Place, torch.Tensor],
+        groups: int,
+        device: Device,
+        torch_device: torch.device,
+        reuse: "Blocks | None" = None,
+    ) -> None:
+        self.parts = parts
+        known = {(block.part, *map(id, block.params)): block for block in reuse or ()}
+        self._groups: list[list[Block]] = [[] for _ in range(groups)]
+        for part in parts:
+            own = [params[member.place] for member in part.members]
+            block = known.get((part, *map(id, own)))
+            if block is None:
+                block = (FlatBlock if part.flat else PlainBlock)(part, own, device, torch_device)
+            self._groups[part.place[0]].append(block)
+
+    def __iter__(self) -> Iterator[Block]:
+        return itertools.chain.from_iterable(self._groups)
+
+    def lend_params(self) -> PerGroup:
+        """All parameters as the update takes them."""
+        return self._per_group([block.lend_params() for block in self], [True for _ in self])
+
+    def lend(self, grads: Sequence[list[torch.Tensor] | None]) -> tuple[PerGroup, PerGroup, PerGroup]:
+        """What the update takes.
+
+        Args:
+            grads: the gradients of each block, None where it has none.
+
+        Returns:
+            Gradients; the parameters that the update may overwrite; the others.
+        """
+        lent = [(None, b.lend_params()) if g is None else b.lend(g) for b, g in zip(self, grads, strict=True)]
+        arrays, params = zip(*lent, strict=True)
+        owned = [block.owned for block in self]
+        return (
+            self._per_group(arrays, [True for _ in owned]),
+            self._per_group(params, owned),
+            self._per_group(params, [not own for own in owned]),
+        )
+
+    def store(self, results: PerGroup) -> None:
+        """Writes the results of an update, which are those of the parameters that had a gradient."""
+        for blocks, node in zip(self._groups, results.values, strict=True):
+            updated = dict(node.items())
+            for block in blocks:
+                if block.key in updated:
+                    block.store(updated[block.key])
+
+    def _per_group(self, values: Sequence[Any], chosen: Sequence[bool]) -> PerGroup:
+        rest = iter(zip(values, chosen, strict=True))
+        groups = []
+        for i, blocks in enumerate(self._groups):
+            own = [(block.key, value) for block, (value, keep) in zip(blocks, rest) if keep]  # noqa: B905
+            groups.append(GroupLeaves(i, tuple(key for key, _ in own), (value for _, value in own)))
+        return PerGroup(groups)
+
+
+def _views(members: Sequence[Member], flat: torch.Tensor) -> list[torch.Tensor]:
+    return [member.view(flat) for member in members]
+
+
+def _widest(dtypes: set[torch.dtype]) -> torch.dtype:
+    first, *others = dtypes
+    for dtype in others:
+        first = torch.promote_types(first, dtype)
+    return first
+
+
+def _check_rows(gradient: torch.Tensor) -> None:
+    if gradient.layout != torch.sparse_coo or gradient.sparse_dim() != 1:
+        raise RuntimeError(
+            "TorchBridge: a sparse gradient must consist of rows (torch.sparse_coo with one sparse dimension, as that "
+            f"of torch.nn.Embedding), got {gradient.layout} with {gradient.sparse_dim()} sparse dimensions"
+        )
+
+
+def is_movable(param: torch.Tensor) -> bool:
+    """Whether a parameter's memory can move: no view, no other tensor, no other process would stay behind."""
+    storage = param.untyped_storage()
+    # One for the parameter, one for the Python object of its storage.
+    users = torch._C._storage_Use_Count(storage._cdata)  # pyright: ignore[reportAttributeAccessIssue]
+    return (
+        type(param) in (torch.Tensor, torch.nn.Parameter)
+        and param.device.type == "cpu"
+        and users <= 2
+        and param.is_leaf
+        and not param.is_shared()
+        and storage.nbytes() == param.numel() * param.element_size()
+        and param.numel() > 0
+        and not param.is_conj()
+        and not param.is_neg()
+    )

@@ -1,0 +1,94 @@
+"""How parameters enter the compiled update: an elementwise recipe sees flat arrays, small parameters joined into one.
+
+Each array costs microseconds per step and, with its own kernels, milliseconds of compilation, whatever its size. So the
+parameters of a group that have the same dtype and the same history form one *part*; a large one is a part of its own.
+Any other recipe sees every parameter in its own shape.
+"""
+
+from collections.abc import Hashable, Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+
+JOIN_UP_TO = 65_536
+"""Elements of the largest parameter that is joined with others. A copy of it costs less than a kernel of its own."""
+
+Place = tuple[int, str | int]
+"""A parameter: its group and its key there; also a part, which is called after its first parameter."""
+
+
+class Member(NamedTuple):
+    """A parameter's place in a flat array, in the order in which its memory has the elements."""
+
+    place: Place
+    start: int
+    stop: int
+    shape: tuple[int, ...]  # of the dimensions in that order
+    order: tuple[int, ...]  # dimensions by falling stride
+    inverse: tuple[int, ...]
+
+    @property
+    def own_shape(self) -> tuple[int, ...]:
+        """The parameter's shape."""
+        return tuple(self.shape[i] for i in self.inverse)
+
+    def view(self, flat: torch.Tensor) -> torch.Tensor:
+        """The parameter's elements in its own shape and strides."""
+        return flat[self.start : self.stop].view(self.shape).permute(self.inverse)
+
+    def flatten(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor of the parameter's shape as the flat array has it; a view where it has the parameter's strides."""
+        return tensor.permute(self.order).reshape(-1)
+
+
+class Part(NamedTuple):
+    """Parameters that are one array in the compiled update."""
+
+    place: Place
+    members: tuple[Member, ...]
+    flat: bool  # otherwise the one member in its own shape
+
+
+class Candidate(NamedTuple):
+    """A parameter, and what it must have in common with others to be joined."""
+
+    place: Place
+    param: torch.Tensor
+    history: Hashable
+    flat: bool
+
+
+def plain_part(place: Place) -> Part:
+    """A parameter whose state has its own shape."""
+    return Part(place, (Member(place, 0, 0, (), (), ()),), flat=False)
+
+
+def make_parts(candidates: Iterable[Candidate]) -> list[Part]:
+    """Sorts parameters into parts, in the order of each part's first parameter."""
+    joined: dict[Hashable, list[Candidate]] = {}
+    for candidate in candidates:
+        place, param, history, flat = candidate
+        # Other dtypes stay alone, so that whoever refuses them can name them.
+        joins = flat and param.numel() <= JOIN_UP_TO and (param.is_floating_point() or param.is_complex())
+        joined.setdefault((place[0], param.dtype, history) if joins else place, []).append(candidate)
+    return [_part(together) for together in joined.values()]
+
+
+def _part(together: Sequence[Candidate]) -> Part:
+    members = []
+    start = 0
+    for place, param, *_ in together:
+        order = memory_order(param)
+        stop = start + param.numel()
+        shape = tuple(param.shape[i] for i in order)
+        members.append(
+            Member(place, start, stop, shape, order, tuple(sorted(range(param.dim()), key=order.__getitem__)))
+        )
+        start = stop
+    return Part(together[0].place, tuple(members), together[0].flat)
+
+
+def memory_order(tensor: torch.Tensor) -> tuple[int, ...]:
+    """Dimensions by falling stride where the tensor then is contiguous, as one in channels-last is; or as they are."""
+    order = tuple(sorted(range(tensor.dim()), key=lambda i: -tensor.stride(i)))
+    return order if tensor.permute(order).is_contiguous() else tuple(range(tensor.dim()))
