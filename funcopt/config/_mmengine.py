@@ -4,19 +4,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from funcopt import _checks
-from funcopt.config._read import check_keys
+from funcopt.config._read import check_given, check_keys, name_of_type
 from funcopt.config._recipe import Recipe, Wrapper
-from funcopt.config._registry import OPTIMIZERS
+from funcopt.config._registry import CONSTRUCTORS, OPTIMIZERS
 from funcopt.groups import Rule, paramwise_rules
+from funcopt.groups._params import submodule
 
 _WRAPPERS = ("OptimWrapper", "AmpOptimWrapper")
+_CONSTRUCTOR = "DefaultOptimWrapperConstructor"
 _WRAPPER_KEYS = ("type", "optimizer", "paramwise_cfg", "clip_grad", "accumulative_counts", "constructor")
 # Keys of MMEngine's mixed-precision wrapper: the loss is scaled before the optimizer sees a gradient.
 _AMP_KEYS = ("loss_scale", "dtype", "use_fsdp")
 
 
 def matches(cfg: Any) -> bool:
-    return isinstance(cfg, Mapping) and ("type" in cfg or "optimizer" in cfg or "optim_wrapper" in cfg)
+    return isinstance(cfg, Mapping) and (
+        "type" in cfg or "optimizer" in cfg or "optim_wrapper" in cfg or _has_several(cfg)
+    )
+
+
+def _has_several(cfg: Mapping[str, Any]) -> bool:
+    """Whether it is a dict of `optim_wrapper`s by name."""
+    wrappers = [own for key, own in cfg.items() if key != "constructor"]
+    return bool(wrappers) and all(isinstance(own, Mapping) and "optimizer" in own for own in wrappers)
 
 
 def read(cfg: Mapping[str, Any]) -> Recipe:
@@ -25,25 +35,70 @@ def read(cfg: Mapping[str, Any]) -> Recipe:
     Raises:
         ValueError: for a key or a type that nothing reads.
     """
-    if "optim_wrapper" in cfg:
-        cfg = cfg["optim_wrapper"]
+    cfg = optim_wrapper_of(cfg)
     if "optimizer" not in cfg:
         return _read_optimizer(cfg, cfg.get("paramwise_cfg"))
-    if "type" in cfg and cfg["type"] not in _WRAPPERS:
+    if name_of_type(cfg.get("type", _WRAPPERS[0])) not in _WRAPPERS:
         _checks.fail("optim_wrapper", "type", f"one of {', '.join(_WRAPPERS)}", cfg["type"])
     check_keys("optim_wrapper", cfg, (*_WRAPPER_KEYS, *_AMP_KEYS))
-    if cfg.get("constructor", "DefaultOptimWrapperConstructor") != "DefaultOptimWrapperConstructor":
-        _checks.fail("optim_wrapper", "constructor", "'DefaultOptimWrapperConstructor'", cfg["constructor"])
     optimizer = cfg["optimizer"]
+    if not isinstance(optimizer, Mapping):
+        fix = "give a live optimizer to build_optimizer itself"
+        _checks.fail("optim_wrapper", "optimizer", "a config", type(optimizer).__name__, fix)
     recipe = _read_optimizer(optimizer, cfg.get("paramwise_cfg", optimizer.get("paramwise_cfg")))
     recipe.wrapper = _read_wrapper(cfg.get("clip_grad"), cfg.get("accumulative_counts", 1))
     return recipe
 
 
+def optim_wrapper_of(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The `optim_wrapper` of a whole config, or what is one itself."""
+    return cfg.get("optim_wrapper", cfg)
+
+
+def has_own_constructor(cfg: Mapping[str, Any]) -> bool:
+    """Whether the `optim_wrapper` names a constructor that a user has made.
+
+    Raises:
+        ValueError: for a name that is not registered, or what is no constructor.
+    """
+    kind = optim_wrapper_of(cfg).get("constructor", _CONSTRUCTOR)
+    if not isinstance(kind, str) and not callable(kind):
+        _checks.fail("optim_wrapper", "constructor", "a name or a constructor", kind)
+    name = name_of_type(kind)
+    found = CONSTRUCTORS.get(name) if isinstance(kind, str) or name in CONSTRUCTORS else kind
+    return found is not CONSTRUCTORS.get(_CONSTRUCTOR)
+
+
+def optim_wrappers_of(cfg: Mapping[str, Any], model: Any) -> dict[str, tuple[dict[str, Any], Any]]:
+    """The configs of several optimizers by name of the submodule that each is for, with that submodule; {} for one.
+
+    Raises:
+        ValueError: for a name that the model does not have, or what is no config.
+    """
+    wrappers = {key: own for key, own in optim_wrapper_of(cfg).items() if key != "constructor"}
+    if not wrappers or "type" in wrappers or "optimizer" in wrappers:
+        return {}
+    schedulers = cfg.get("param_scheduler")
+    found = {}
+    for name, own in wrappers.items():
+        if not isinstance(own, Mapping) or not matches(own):
+            _checks.fail("optim_wrapper", name, "a config with an optimizer", own)
+        config: dict[str, Any] = {"optim_wrapper": own, "train_cfg": cfg.get("train_cfg", {})}
+        if schedulers is not None:
+            by_name = isinstance(schedulers, Mapping) and "type" not in schedulers
+            if by_name and name not in schedulers:
+                _checks.fail("param_scheduler", "its keys", f"those of optim_wrapper, {name!r} too", [*schedulers])
+            config["param_scheduler"] = schedulers[name] if by_name else schedulers
+        found[name] = config, submodule(model, name)
+    return found
+
+
 def _read_optimizer(cfg: Mapping[str, Any], paramwise_cfg: Mapping[str, Any] | None) -> Recipe:
     keys = ("type", "paramwise_cfg", "rules", "strict", "clip_grad", "accumulative_counts")
+    check_given("optimizer", cfg, "type")
     kind = cfg["type"]
-    algorithm = OPTIMIZERS.get(kind) if isinstance(kind, str) else kind
+    name = name_of_type(kind)
+    algorithm = OPTIMIZERS.get(name) if isinstance(kind, str) or name in OPTIMIZERS else kind
     paramwise_cfg = paramwise_cfg or {}
     rules = paramwise_rules(paramwise_cfg, strict=cfg.get("strict", False))
     _check_bases(paramwise_cfg, cfg)

@@ -11,16 +11,22 @@ the last value stays. With `total = end - begin`, which in MMEngine is reached o
     PolyLR           (1 - step / (total - 1))**power
     CosineRestartLR  value = eta_min + (base * weight - eta_min) * cosine, in each of the periods
     OneCycleLR       torch's, with eta_max for the maximum
+
+Schedulers that overlap act on one value in turn, each by what its factor has changed since its own step before. Where
+all of them multiply, that is the product of their factors; a floor makes it a recursion, which is run once for a table.
 """
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from funcopt import _checks
 from funcopt._base import Schedule
-from funcopt.config._read import check_keys
+from funcopt.config._plateau import PLATEAU
+from funcopt.config._read import check_called, check_given, check_keys, name_of_type
 from funcopt.groups._names import nearest
 from funcopt.schedules import (
     constant_lr,
@@ -51,6 +57,9 @@ class Piece:
     floor: float
     move: Schedule  # the factor, or the value itself, by steps since begin
     sets: bool  # whether `move` is the value itself
+    starts: tuple[int, ...] | None  # of a piece that sets: the steps that do not go on from the value before; None: all
+    full: float  # what a factor of 1 stands for: the value before any scheduler
+    by_epoch: bool
 
     @property
     def multiplies(self) -> bool:
@@ -60,6 +69,34 @@ class Piece:
         step = (xp.clip(update, self.begin, self.end - 1) - self.begin) // self.unit
         moved = self.move(step) if self.sets else self.floor + (value - self.floor) * self.move(step)
         return xp.where(update >= self.begin, moved, value)
+
+    def affine(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The updates at which the piece acts, and what it does then: `value = scale * value + shift`."""
+        updates = np.arange(self.begin, self.end, self.unit)
+        moves = self.move(np.arange(len(updates)))
+        full = self.full - self.floor or 1.0
+        factors = (moves - self.floor) / full if self.sets else moves
+        before = np.concatenate([[1.0], factors[:-1]])
+        anew = (
+            np.isin(np.arange(len(moves)), self.starts) if self.starts is not None else np.full(len(moves), self.sets)
+        )
+        # A factor that comes back from 0 starts from the full value again, as in MMEngine's cosine.
+        scale = np.divide(factors, before, out=np.ones_like(factors), where=before != 0.0)
+        shift = np.where(before != 0.0, self.floor * (1.0 - scale), full * factors)
+        return updates, np.where(anew, 0.0, scale), np.where(anew, moves, shift)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Schedulers that overlap, as the values from each update at which one of them acts."""
+
+    begin: int
+    updates: np.ndarray
+    values: np.ndarray
+
+    def apply(self, xp: Any, value: Any, update: Any) -> Any:
+        place = xp.searchsorted(xp.asarray(self.updates), xp.asarray(update), side="right") - 1
+        return xp.where(update >= self.begin, xp.asarray(self.values)[xp.maximum(place, 0)], value)
 
 
 def read_param_schedulers(
@@ -83,7 +120,7 @@ def read_param_schedulers(
 
     Raises:
         ValueError: for an unknown scheduler or key, a hyperparameter without a base value, or schedulers that overlap
-            where the order of their steps would matter.
+            without an end.
     """
     pieces: dict[str, list[Piece]] = {}
     for config in configs:
@@ -96,7 +133,8 @@ def read_param_schedulers(
 
 def _kind_of(config: Mapping[str, Any]) -> tuple[str, str]:
     """The kind of scheduler, and the hyperparameter that it moves."""
-    name = str(config["type"])
+    check_given("param_scheduler", config, "type")
+    name = str(name_of_type(config["type"]))
     for suffix, moved in (("ParamScheduler", config.get("param_name")), ("Momentum", "momentum"), ("LR", "lr")):
         kind = name.removesuffix(suffix)
         if kind != name and kind in _KINDS:
@@ -104,25 +142,28 @@ def _kind_of(config: Mapping[str, Any]) -> tuple[str, str]:
                 _checks.fail(name, "param_name", "given", None)
             return kind, moved
     known = [kind + suffix for kind in _KINDS for suffix in ("LR", "Momentum", "ParamScheduler")]
-    fix = nearest(name, known)
-    if name.startswith("ReduceOnPlateau"):
-        fix = "it depends on a metric and is no function of the step: use torch's ReduceLROnPlateau on the bridge"
+    if name == PLATEAU:
+        fix = "it follows a metric and is no function of the step: use build_optimizer in JAX, SCHEDULES.build in torch"
+    elif name in ("ReduceOnPlateauMomentum", "ReduceOnPlateauParamScheduler"):
+        fix = f"what follows a metric is the learning rate, by {PLATEAU}"
+    else:
+        fix = nearest(name, [*known, PLATEAU])
     raise ValueError(f"param_scheduler: type must be one of MMEngine's schedulers, got {name!r}{fix and '; ' + fix}")
 
 
 def _read(config: Mapping[str, Any], kind: str, base: float, steps_per_epoch: int, max_epochs: int | None) -> Piece:
-    name, by_epoch = config["type"], config.get("by_epoch", True)
+    name, by_epoch = str(name_of_type(config["type"])), config.get("by_epoch", True)
     make, own_keys = _KINDS[kind]
     check_keys(name, config, (*_COMMON, *own_keys))
     cfg = dict(config)
     if max_epochs is not None:
         cfg.setdefault("end", max_epochs if by_epoch else max_epochs * steps_per_epoch)
-    unit = steps_per_epoch if by_epoch else 1
-    if cfg.get("convert_to_iter_based"):
-        if not by_epoch:
-            _checks.fail(name, "by_epoch", "True to be converted", by_epoch)
+    counts_epochs = by_epoch and not cfg.get("convert_to_iter_based")
+    if by_epoch and not counts_epochs:
         cfg |= {key: _in_updates(key, cfg[key], steps_per_epoch) for key in _EPOCH_KEYS if cfg.get(key) is not None}
-        unit = 1
+    elif cfg.get("convert_to_iter_based"):
+        _checks.fail(name, "by_epoch", "True to be converted", by_epoch)
+    unit = steps_per_epoch if counts_epochs else 1
     begin, end = cfg.get("begin", 0), cfg.get("end", _INFINITE)
     if end <= begin:
         _checks.fail(name, "end", f"> begin ({begin})", end)
@@ -130,10 +171,13 @@ def _read(config: Mapping[str, Any], kind: str, base: float, steps_per_epoch: in
     if kind in ("CosineAnnealing", "CosineRestart"):
         ratio = own.pop("eta_min_ratio", None)
         own["eta_min"] = base * ratio if ratio is not None else own.get("eta_min") or 0.0
-    floor = own.pop("eta_min", 0.0) if kind != "CosineRestart" else 0.0
+    floor = own["eta_min"] if kind == "CosineRestart" else own.pop("eta_min", 0.0)
+    starts = (0, *itertools.accumulate(own.get("periods", ())[:-1])) if kind == "CosineRestart" else None
     sets = kind in ("CosineRestart", "OneCycle")
+    check_called(name, make, {"base": base, "total": end - begin, **own})
     move = make(base if sets else 1.0, end - begin, **own)
-    return Piece(name, int(begin * unit), int(min(end * unit, _INFINITE)), unit, floor, move, sets)
+    last = int(min(end * unit, _INFINITE))
+    return Piece(name, int(begin * unit), last, unit, floor, move, sets, starts, base, counts_epochs)
 
 
 def _in_updates(key: str, value: Any, steps_per_epoch: int) -> Any:
@@ -144,23 +188,54 @@ def _in_updates(key: str, value: Any, steps_per_epoch: int) -> Any:
 
 
 def _combine(base: float, pieces: Sequence[Piece]) -> Schedule:
-    for one, other in itertools.combinations(pieces, 2):
-        overlap = one.begin < other.end and other.begin < one.end
-        if overlap and not (one.multiplies and other.multiplies):
-            raise ValueError(
-                f"param_scheduler: {one.name} and {other.name} must not overlap unless both only multiply (eta_min=0), "
-                f"got updates {one.begin} to {one.end} and {other.begin} to {other.end}"
+    parts: list[Piece | Table] = []
+    for run in _overlapping(pieces):
+        together = len(run) > 1 and not all(piece.multiplies for piece in run)
+        parts += [_tabulate(run, parts, base)] if together else run
+    return lambda step: to_value(_evaluate(parts, base, step), step)
+
+
+def _evaluate(parts: Iterable[Piece | Table], base: float, step: Any) -> Any:
+    steps, xp = as_steps(step), namespace(step)
+    value: Any = base
+    for part in parts:
+        value = part.apply(xp, value, steps)
+    return value
+
+
+def _overlapping(pieces: Sequence[Piece]) -> list[list[Piece]]:
+    """Runs of pieces that overlap, by their begin; in a run the pieces are in the order of the list."""
+    runs: list[list[int]] = []
+    for i in sorted(range(len(pieces)), key=lambda i: pieces[i].begin):
+        if runs and pieces[i].begin < max(pieces[j].end for j in runs[-1]):
+            runs[-1].append(i)
+        else:
+            runs.append([i])
+    return [[pieces[i] for i in sorted(run)] for run in runs]
+
+
+def _tabulate(run: Sequence[Piece], parts: Sequence[Piece | Table], base: float) -> Table:
+    """Runs the recursion: in each update, as MMEngine does, first what counts updates and then what counts epochs."""
+    for piece in run:
+        if piece.end >= _INFINITE:
+            _checks.fail(
+                piece.name,
+                "end",
+                "given for schedulers that overlap, or max_epochs",
+                None,
+                "begin them after each other",
             )
-    ordered = sorted(pieces, key=lambda piece: piece.begin)
-
-    def schedule(step: Any) -> Any:
-        steps, xp = as_steps(step), namespace(step)
-        value: Any = base
-        for piece in ordered:
-            value = piece.apply(xp, value, steps)
-        return to_value(value, step)
-
-    return schedule
+    events = [
+        (int(update), piece.by_epoch and update > 0, order, scale, shift)
+        for order, piece in enumerate(run)
+        for update, scale, shift in zip(*piece.affine(), strict=True)
+    ]
+    begin = min(piece.begin for piece in run)
+    value = float(_evaluate(parts, base, begin))
+    values: dict[int, float] = {}
+    for update, _, _, scale, shift in sorted(events):
+        values[update] = value = scale * value + shift
+    return Table(begin, np.array([*values]), np.array([*values.values()]))
 
 
 def _restarts(

@@ -2,9 +2,10 @@
 
 import argparse
 import importlib
+import inspect
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from funcopt import _checks
@@ -65,6 +66,33 @@ def _with_numbers(value: Any) -> Any:
         except ValueError:
             return value
     return value
+
+
+def name_of_type(kind: Any) -> Any:
+    """A `type` by name: MMEngine's configs in Python have the class itself."""
+    return kind.__name__ if isinstance(kind, type) else kind
+
+
+def check_given(owner: str, cfg: Mapping[str, Any], *needed: str) -> None:
+    """Refuses a config that lacks a key.
+
+    Raises:
+        ValueError: for the first one.
+    """
+    for key in needed:
+        if key not in cfg:
+            _checks.fail(owner, key, "given", None)
+
+
+def check_called(owner: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Refuses arguments that do not suffice for a call.
+
+    Raises:
+        ValueError: for the first one that has neither a value nor a default.
+    """
+    every = inspect.signature(function).parameters.values()
+    known = [p for p in every if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    check_given(owner, arguments, *(p.name for p in known if p.default is p.empty))
 
 
 def check_keys(owner: str, cfg: Mapping[str, Any], known: Any) -> None:

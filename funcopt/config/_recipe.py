@@ -9,28 +9,42 @@ from funcopt import _checks
 from funcopt._base import GradientTransformation, GradientTransformationExtraArgs, chain
 from funcopt._checks import is_schedule
 from funcopt.config import _torch
+from funcopt.config._timm_optimizers import lookahead
 from funcopt.groups import Groups, Rule, group_params
 from funcopt.groups._algorithms import arguments_of, name_of
 from funcopt.groups._names import nearest
-from funcopt.transforms import clip_by_global_norm, clip_by_value
+from funcopt.transforms import clip_by_global_norm, clip_by_value, reduce_lr_on_plateau
 
 
 @dataclasses.dataclass
 class Wrapper:
-    """What is put around an optimizer: a clip of the gradients, and their accumulation."""
+    """What is put around an optimizer.
+
+    Attributes:
+        max_norm: clip of the gradients' global norm.
+        clip_value: clip of each gradient.
+        accumulate: micro-steps per update.
+        lookahead: whether the weights go part of the way back every few updates.
+        plateau: arguments of `reduce_lr_on_plateau`, if the learning rate follows a metric.
+    """
 
     max_norm: float | None = None
     clip_value: float | None = None
     accumulate: int = 1
+    lookahead: bool = False
+    plateau: dict[str, Any] | None = None
 
     def __call__(self, tx: GradientTransformation) -> GradientTransformationExtraArgs:
         clips = [clip_by_global_norm(self.max_norm)] if self.max_norm is not None else []
         clips += [clip_by_value(self.clip_value)] if self.clip_value is not None else []
-        tx = chain(*clips, tx) if clips else tx
+        tx = chain(*clips, tx, *([lookahead()] if self.lookahead else []))
         if self.accumulate > 1:
             # In the parameters' dtype, as torch accumulates into `grad`; optax's default is float32.
             multi_steps = optax.MultiSteps(tx, self.accumulate, accumulator_dtype=None)  # pyright: ignore[reportArgumentType]
             tx = multi_steps.gradient_transformation()
+        if self.plateau is not None:
+            # Behind the accumulation, which hides the metrics of micro-steps that do not update.
+            tx = chain(tx, reduce_lr_on_plateau(**self.plateau))
         return optax.with_extra_args_support(tx)
 
 
@@ -56,6 +70,11 @@ class Recipe:
             if name not in known:
                 owner = name_of(self.algorithm)
                 _checks.fail(owner, "each key", f"one of {', '.join(sorted(known))}", name, nearest(name, known))
+        if groups.is_torch and self.wrapper.plateau is not None:
+            raise ValueError(
+                "param_scheduler: for torch, what follows a metric must be a scheduler of its own, got "
+                "ReduceOnPlateauLR in the list; leave it out and use SCHEDULES.build([that one], optimizer=optimizer)"
+            )
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         if not groups.is_torch:
             values = {name: _by_microstep(value, self.wrapper.accumulate) for name, value in values.items()}

@@ -72,8 +72,8 @@ class Registry:
         """
         entry = self._entries.get(simplify(str(name)))
         if entry is None:
-            fix = nearest(str(name), list(self))
-            raise ValueError(f"{name!r} must be one of the registered {self._kind}s{fix and '; ' + fix}")
+            fix = nearest(str(name), list(self)) or f"there are {', '.join(self)}"
+            raise ValueError(f"{name!r} must be one of the registered {self._kind}s; {fix}")
         return entry[1]
 
     def build(self, cfg: Any, **arguments: Any) -> Any:
@@ -118,9 +118,34 @@ def _build_schedule(
     return build_schedule(cfg, base_lr, **options) if optimizer is None else drive(optimizer, cfg, **options)
 
 
+def _default_constructor(optim_wrapper_cfg: Any, paramwise_cfg: Any = None) -> Callable[[Any], Any]:
+    """MMEngine's default: what `build_optimizer` does with a config that names no constructor."""
+    from funcopt.config._build import build_optimizer
+
+    rest = {key: value for key, value in optim_wrapper_cfg.items() if key != "constructor"}
+    own = {} if paramwise_cfg is None else {"paramwise_cfg": paramwise_cfg}
+    return lambda model: build_optimizer({"optim_wrapper": {**rest, **own}}, model)
+
+
+def _construct(cfg: Any, model: Any) -> Any:
+    """Builds as MMEngine does: the constructor from the config without the parameter-wise part, which comes second."""
+    kind = cfg["constructor"]
+    constructor = CONSTRUCTORS.get(kind) if isinstance(kind, str) else kind
+    rest = {key: value for key, value in cfg.items() if key not in ("constructor", "paramwise_cfg")}
+    return constructor(optim_wrapper_cfg=rest, paramwise_cfg=cfg.get("paramwise_cfg"))(model)
+
+
 OPTIMIZERS = Registry("optimizer", algorithms(), _build_optimizer)
 """funcopt's optimizers, and those that users register: functions that return a transformation, torch optimizers, or
 classes in SCEPTER's manner, made from `(cfg, logger)` and called with the parameters."""
 
 SCHEDULES = Registry("schedule", _own_schedules(), _build_schedule)
 """funcopt's schedules, and those that users register: functions of a base value and further arguments."""
+
+CONSTRUCTORS = Registry(
+    "constructor",
+    dict.fromkeys(("DefaultOptimWrapperConstructor", "MultiOptimWrapperConstructor"), _default_constructor),
+    _construct,
+)
+"""What an `optim_wrapper` may name as its `constructor`: MMEngine's own, and those that users register, in its manner:
+`constructor(optim_wrapper_cfg, paramwise_cfg)` gives a function of the model that returns the optimizer."""

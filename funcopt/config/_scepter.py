@@ -7,6 +7,7 @@ they apply.
 from collections.abc import Mapping
 from typing import Any
 
+from funcopt.config._read import check_given
 from funcopt.config._recipe import Recipe
 from funcopt.config._registry import OPTIMIZERS
 from funcopt.groups._names import simplify
@@ -27,5 +28,6 @@ def matches(cfg: Any) -> bool:
 def read(cfg: Mapping[str, Any]) -> Recipe:
     """The recipe of an `OPTIMIZER` section, or of a config that has one."""
     section = cfg.get("OPTIMIZER", cfg)
+    check_given("OPTIMIZER", section, "NAME")
     given = {_RENAMED.get(key) or key.lower(): value for key, value in section.items() if key != "NAME"}
     return Recipe(OPTIMIZERS.get(section["NAME"]), {**_DEFAULTS.get(simplify(section["NAME"]), {}), **given})

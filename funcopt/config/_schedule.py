@@ -6,9 +6,10 @@ from typing import Any
 
 from funcopt import _checks
 from funcopt._base import Schedule
-from funcopt.config import _torch
+from funcopt.config import _timm_schedule, _torch
 from funcopt.config._param_scheduler import WINDOW_KEYS, read_param_schedulers
-from funcopt.config._read import check_keys, read_config
+from funcopt.config._plateau import is_plateau, split_plateau
+from funcopt.config._read import check_called, check_given, check_keys, name_of_type, read_config
 from funcopt.config._registry import SCHEDULES
 from funcopt.groups._names import simplify
 from funcopt.schedules import clip, join, multi_step_lr, ramp, sequential_lr, step_lr, warmup
@@ -23,9 +24,10 @@ def build_schedule(
         cfg: a name with `options`; `dict(type=..., ...)` with the arguments of funcopt's (and torch's) schedule of that
             name, in which further schedules may be nested; MMEngine's `param_scheduler` list, or one of its schedulers
             with a `begin`, an `end` or a `by_epoch`; SCEPTER's `LR_SCHEDULER` section (`NAME`, ...); Swin's tree
-            (`TRAIN.LR_SCHEDULER`); a torch scheduler; a file with any of these; or a schedule, which is returned.
+            (`TRAIN.LR_SCHEDULER`); timm's arguments (`sched`, ...); a torch scheduler; a file with any of these; or a
+            schedule, which is returned.
         base_lr: the value that the schedule moves; not needed where the config has it.
-        steps_per_epoch: updates per epoch, for what counts epochs in MMEngine's and Swin's configs.
+        steps_per_epoch: updates per epoch, for what counts epochs in MMEngine's, Swin's and timm's configs.
         max_epochs: end of MMEngine's schedulers that have none.
         **options: arguments for a name.
 
@@ -56,6 +58,8 @@ def build_schedule(
         return cfg
     if not isinstance(cfg, Mapping):
         raise TypeError(f"build_schedule: cfg must be a config, a name or a schedule, got {cfg!r}")
+    if _timm_schedule.matches(cfg):
+        return _timm_schedule.timm_schedule(cfg, _needed("timm", base_lr), steps_per_epoch)
     if "TRAIN" in cfg:
         return _swin(cfg["TRAIN"], base_lr, steps_per_epoch)
     if "LR_SCHEDULER" in cfg or "NAME" in cfg:
@@ -101,18 +105,29 @@ def drive(optimizer: Any, cfg: Any, **options: Any) -> Any:
         return _torch.adopt_scheduler(cfg, optimizer)
     from funcopt.torch_bridge import LRScheduler
 
+    cfg = read_config(cfg)
+    plateau = None
+    if _is_mmengine(cfg):
+        cfg, plateau = split_plateau(cfg)
+    if plateau is not None:
+        if cfg:
+            fix = "two schedulers of one optimizer would write over each other's learning rate"
+            _checks.fail("param_scheduler", "ReduceOnPlateauLR", "alone for torch", f"{len(cfg)} more", fix)
+        return _torch.reduce_lr_on_plateau(optimizer, plateau)
     group = optimizer.param_groups[0]
     schedule = build_schedule(cfg, float(group.get("initial_lr", group["lr"])), **options)
     return LRScheduler(optimizer, schedule)
 
 
 def _is_mmengine(cfg: Any) -> bool:
-    return isinstance(cfg, list) or (isinstance(cfg, Mapping) and "type" in cfg and any(k in cfg for k in WINDOW_KEYS))
+    if isinstance(cfg, list):
+        return True
+    return isinstance(cfg, Mapping) and "type" in cfg and (is_plateau(cfg) or any(k in cfg for k in WINDOW_KEYS))
 
 
 def _by_name(cfg: Mapping[str, Any], base_lr: float | None) -> Schedule:
     """`dict(type=..., ...)` with the arguments of the schedule of that name."""
-    builder = SCHEDULES.get(cfg["type"])
+    builder = SCHEDULES.get(name_of_type(cfg["type"]))
     known = inspect.signature(builder).parameters
     arguments = {key: _nested(value, base_lr) for key, value in cfg.items() if key != "type"}
     check_keys(str(cfg["type"]), arguments, known)
@@ -120,6 +135,7 @@ def _by_name(cfg: Mapping[str, Any], base_lr: float | None) -> Schedule:
         if base_lr is None:
             _checks.fail(str(cfg["type"]), "base_lr", "given, in the config or as an argument", None)
         arguments["base_lr"] = base_lr
+    check_called(str(cfg["type"]), builder, arguments)
     return builder(**arguments)
 
 
@@ -139,6 +155,7 @@ def _needed(owner: str, base_lr: float | None) -> float:
 
 def _scepter(section: Mapping[str, Any], base_lr: float | None) -> Schedule:
     """SCEPTER's section, by what its keys say: some of its classes do otherwise (a GAMMA that is not used)."""
+    check_given("LR_SCHEDULER", section, "NAME")
     name = str(section["NAME"])
     cfg = {key: value for key, value in section.items() if key not in ("NAME", "LAST_EPOCH", "LAST_STEP")}
     first = max(section.get("LAST_EPOCH", -1), section.get("LAST_STEP", -1)) + 1
@@ -157,10 +174,12 @@ def _scepter_own(name: str, cfg: Mapping[str, Any], base_lr: float | None) -> Sc
         return warmup(_needed(name, base_lr), cfg.get("WARMUP_STEPS", 10000))
     if name == "LinoPolyLR":
         check_keys(name, cfg, ["END_EPOCH", "POWER"])
+        check_given(name, cfg, "END_EPOCH")
         cfg = {"type": "polynomial_lr", "total_iters": cfg["END_EPOCH"], "power": cfg.get("POWER", 1.0)}
         return _by_name(cfg, base_lr)
     if name == "StepAnnealingLR":
         check_keys(name, cfg, ["WARMUP_STEPS", "TOTAL_STEPS", "DECAY_MODE", "MIN_LR"])
+        check_given(name, cfg, "WARMUP_STEPS", "TOTAL_STEPS")
         mode, base, first = cfg.get("DECAY_MODE", "cosine"), _needed(name, base_lr), cfg["WARMUP_STEPS"]
         if mode not in ("linear", "cosine", "none"):
             _checks.fail(name, "DECAY_MODE", "'linear', 'cosine' or 'none'", mode)
@@ -171,7 +190,9 @@ def _scepter_own(name: str, cfg: Mapping[str, Any], base_lr: float | None) -> Sc
 
 def _swin(train: Mapping[str, Any], base_lr: float | None, steps_per_epoch: int) -> Schedule:
     """Swin's `build_scheduler`, by the update: its loop sets the value of update n after update n, for the next one."""
+    check_given("TRAIN", train, "LR_SCHEDULER", "EPOCHS", *([] if base_lr is not None else ["BASE_LR"]))
     section = train["LR_SCHEDULER"]
+    check_given("TRAIN.LR_SCHEDULER", section, "NAME", *(["MULTISTEPS"] if section.get("NAME") == "multistep" else []))
     base = train["BASE_LR"] if base_lr is None else base_lr
     total, first = int(train["EPOCHS"] * steps_per_epoch), int(train.get("WARMUP_EPOCHS", 20) * steps_per_epoch)
     name, prefix = section["NAME"].lower(), section.get("WARMUP_PREFIX", True)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from funcopt import _checks
+from funcopt.config._read import check_given
 from funcopt.config._recipe import Recipe
 from funcopt.config._registry import OPTIMIZERS
 from funcopt.groups import swin_rules
@@ -19,6 +20,8 @@ def read(cfg: Mapping[str, Any], model: Any) -> Recipe:
     Clipping and accumulation are its training loop's.
     """
     train = cfg["TRAIN"]
+    check_given("TRAIN", train, "BASE_LR", "WEIGHT_DECAY")
+    check_given("TRAIN.OPTIMIZER", train["OPTIMIZER"], "NAME")
     name, section = train["OPTIMIZER"]["NAME"].lower(), train["OPTIMIZER"]
     if name not in ("sgd", "adamw"):
         _checks.fail("TRAIN.OPTIMIZER", "NAME", "'sgd' or 'adamw'", section["NAME"])

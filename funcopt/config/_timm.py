@@ -1,34 +1,53 @@
 """timm's spelling: `create_optimizer_v2(model, "adamw", lr=..., layer_decay=...)` and its argparse names."""
 
+import argparse
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 
 from funcopt import _checks
-from funcopt.config._recipe import Recipe
+from funcopt.config import _timm_schedule
+from funcopt.config._recipe import Recipe, Wrapper
 from funcopt.config._registry import OPTIMIZERS
+from funcopt.config._timm_optimizers import Once, adabelief, lion, rmsproptf, sgdw, takes_once
 from funcopt.groups import layer_decay_rules, weight_decay_rules
-from funcopt.groups._algorithms import arguments_of
+from funcopt.groups._names import nearest
 from funcopt.groups._params import is_tensor, unwrap
 
 # timm's names that say more than the algorithm, and its defaults where they are not the algorithm's own.
-_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
+_NAMES: dict[str, tuple[Any, dict[str, Any]]] = {
     "sgd": ("sgd", {"nesterov": True, "momentum": 0.9}),
     "nesterov": ("sgd", {"nesterov": True, "momentum": 0.9}),
     "momentum": ("sgd", {"nesterov": False, "momentum": 0.9}),
+    "sgdw": (sgdw, {"nesterov": True, "momentum": 0.9}),
+    "nesterovw": (sgdw, {"nesterov": True, "momentum": 0.9}),
+    "adamwlegacy": ("adamw", {}),
     "radamw": ("radam", {"decoupled_weight_decay": True}),
     "adagrad": ("adagrad", {"eps": 1e-8}),
     "rmsprop": ("rmsprop", {"alpha": 0.9, "momentum": 0.9}),
+    "rmsproptf": (rmsproptf, {"momentum": 0.9}),
+    "lion": (lion, {}),
+    "adabelief": (adabelief, {}),
 }
 # Names that are timm's own algorithms there, not torch's.
 _OTHERS = ("adafactor", "muon")
-_ARGPARSE = {"opt_eps": "eps", "opt_betas": "betas", "opt_foreach": "foreach"}
+_LOOKAHEAD = "lookahead_"
+_ARGPARSE = {"opt_eps": "eps", "opt_betas": "betas", "opt_foreach": "foreach", "opt_args": "opt_args"}
 _LAYER_DECAY = {"layer_decay_min_scale": "min_scale", "layer_decay_no_opt_scale": "no_opt_scale"}
+# What timm's optimizer_kwargs takes from the arguments of its training script.
+_OF_SCRIPT = ("opt", "lr", "weight_decay", "momentum", "layer_decay", *_ARGPARSE, *_LAYER_DECAY)
 
 
 def matches(cfg: Any) -> bool:
     return isinstance(cfg, str) or (isinstance(cfg, Mapping) and "opt" in cfg)
+
+
+def of_script(cfg: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of a training script that concern the optimizer and its schedule, of the many that it has."""
+    known = (*_OF_SCRIPT, *_timm_schedule.KEYS)
+    return {name: value for name, value in vars(cfg).items() if name in known}
 
 
 def read(cfg: Any, model: Any) -> Recipe:
@@ -38,26 +57,42 @@ def read(cfg: Any, model: Any) -> Recipe:
         ValueError: for an optimizer that funcopt has not, or has in another form.
     """
     arguments: dict[str, Any] = {"opt": cfg} if isinstance(cfg, str) else dict(cfg)
+    if "sched" in arguments:
+        arguments = {key: value for key, value in arguments.items() if key not in _timm_schedule.KEYS}
     arguments.update(arguments.pop("opt_args", None) or {})
     arguments = {_ARGPARSE.get(key, key): value for key, value in arguments.items() if value is not None}
     name = arguments.pop("opt").lower()
-    if name in _OTHERS or "_" in name:
-        _checks.fail(
-            "timm", "opt", "an optimizer of torch's, without a prefix", name, "build funcopt's by dict(type=...)"
-        )
-    own, defaults = _NAMES.get(name, (name, {}))
-    algorithm = OPTIMIZERS.get(own)
+    algorithm, defaults = _find(name.removeprefix(_LOOKAHEAD))
     rules = _read_rules(arguments, model)
-    known = arguments_of(algorithm)
+    known = inspect.signature(algorithm).parameters
     # timm has one set of arguments for all optimizers, and drops these where they do not apply.
     for argument in ("momentum", "betas", "eps"):
         if argument not in known:
             arguments.pop(argument, None)
-    return Recipe(algorithm, {"weight_decay": 0.0, **defaults, **arguments}, rules)
+    values = {"weight_decay": 0.0, **defaults, **arguments}
+    once = takes_once(algorithm)
+    if once:
+        algorithm = Once(
+            algorithm, {key: tuple(v) if isinstance(v, list) else v for key, v in values.items() if key in once}
+        )
+        values = {key: value for key, value in values.items() if key not in once}
+    return Recipe(algorithm, values, rules, wrapper=Wrapper(lookahead=name.startswith(_LOOKAHEAD)))
+
+
+def _find(name: str) -> tuple[Any, dict[str, Any]]:
+    """The algorithm of a name of timm's, and the defaults that go with it."""
+    known = {*_NAMES, *OPTIMIZERS} - {*_OTHERS}
+    if name in _OTHERS:
+        fix = f"timm's {name} is another algorithm than torch's, which is dict(type={name!r}, ...)"
+        _checks.fail("timm", "opt", f"one of {', '.join(sorted(known))}", name, fix)
+    if name not in _NAMES and name not in OPTIMIZERS:
+        _checks.fail("timm", "opt", f"one of {', '.join(sorted(known))}", name, nearest(name, known))
+    algorithm, defaults = _NAMES.get(name, (name, {}))
+    return (OPTIMIZERS.get(algorithm) if isinstance(algorithm, str) else algorithm), defaults
 
 
 def _read_rules(arguments: dict[str, Any], model: Any) -> list[Any]:
-    exclude_1d = arguments.pop("filter_bias_and_bn", True)
+    exclude_1d = arguments.pop("filter_bias_and_bn", arguments.pop("weight_decay_exclude_1d", True))
     fallback = [*arguments.pop("fallback_list", ())]
     inner = unwrap(model)
     if arguments.pop("fallback_no_weight_decay", False) and hasattr(inner, "no_weight_decay"):

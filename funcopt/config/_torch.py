@@ -56,6 +56,12 @@ def adopt_optimizer(optimizer: Any) -> Any:
     return bridge
 
 
+def reduce_lr_on_plateau(optimizer: Any, arguments: Mapping[str, Any]) -> Any:
+    """The torch scheduler of that name, called as `scheduler.step(metric)`."""
+    torch = sys.modules["torch"]
+    return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, **arguments)
+
+
 def adopt_scheduler(scheduler: Any, optimizer: Any) -> Any:
     """A copy of a live torch scheduler, at the place where it is, that drives another optimizer."""
     adopted = copy.copy(scheduler)

@@ -64,6 +64,12 @@ def group_params(
     return Groups(inner, resolve(list_params(inner), rules, factory, tied), factory)
 
 
+def _short(value: Any) -> str:
+    """A value in few digits: what is computed (0.7**4) has many."""
+    text = str(value)
+    return f"{value:.6g}" if isinstance(value, float) and len(text) > 8 else text
+
+
 class Groups:
     """A model's parameters with their settings, made by `group_params`.
 
@@ -103,9 +109,16 @@ class Groups:
                 return group
         settings = assignment.settings
         values = {**settings, **({"algorithm": name_of(settings["algorithm"])} if "algorithm" in settings else {})}
-        name = values.pop("group", None) or ", ".join(f"{k}={v}" for k, v in values.items()) or "default"
+        name = values.pop("group", None)
+        if name is None:
+            short, exact = (", ".join(f"{k}={show(v)}" for k, v in values.items()) for show in (_short, str))
+            name = (exact if short in {group.name for group in self.groups} else short) or "default"
         self.groups.append(Group(name, settings, []))
         return self.groups[-1]
+
+    def __repr__(self) -> str:
+        frozen = sum(assignment.frozen for assignment in self.assignments)
+        return f"Groups({len(self.assignments)} parameters, {frozen} of them frozen, in {len(self.groups)} groups)"
 
     @property
     def is_torch(self) -> bool:

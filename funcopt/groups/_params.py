@@ -10,14 +10,17 @@ import jax
 
 from funcopt._base import PyTree
 from funcopt.groups._kinds import class_names, kinds_of
+from funcopt.groups._names import nearest
 
 # Wrappers that add a segment to every name: DistributedDataParallel and flax's variable collections as the first one,
 # torch.compile, FSDP and activation checkpointing anywhere.
 _FIRST_SEGMENTS = ("module.", "params.")
 _SEGMENTS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
-# flax's boxes around an array, `Param` among them, which are no layers.
-_BOXES = frozenset({"Variable", "VariableState"})
+# flax's boxes around an array, which are no layers. nnx's variables that are no `Param` (batch statistics, caches,
+# random keys) are not trained; linen's boxes carry the axes of a mesh.
+_BOXES = frozenset({"Variable", "VariableState", "AxisMetadata"})
+_TRAINED_BOXES = frozenset({"Param", "AxisMetadata"})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,7 +35,8 @@ class Param:
         parent: what holds that layer, None as above.
         value: the tensor or array.
         aliases: further names of the same parameter, if it is tied.
-        trainable: False for what has `requires_grad=False`, or is no floating or complex array.
+        trainable: False for what has `requires_grad=False`, is no floating or complex array, or is a variable of flax's
+            other than a `Param`.
     """
 
     name: str
@@ -89,6 +93,32 @@ def unwrap(model: Any) -> Any:
     return model
 
 
+def submodule(model: Any, name: str) -> Any:
+    """A part of a model by its name, with `.` between segments: a torch module, or a subtree of a pytree.
+
+    Raises:
+        ValueError: with the names that there are.
+    """
+    part = unwrap(model)
+    for i, segment in enumerate(name.split(".")):
+        children = _children(part)
+        if segment not in children:
+            where = ".".join(name.split(".")[:i]) or "the model"
+            known = ", ".join(children) or "none"
+            fix = nearest(segment, children)
+            raise ValueError(f"{name!r} must be a part of the model, but {where} has {known}{fix and '; ' + fix}")
+        part = unwrap(children[segment])
+    return part
+
+
+def _children(model: Any) -> dict[str, Any]:
+    """What a model consists of by the last segment of the name; not what is a single array."""
+    if is_torch_module(model):
+        return dict(model.named_children())
+    children = jax.tree_util.tree_flatten_with_path(model, is_leaf=lambda x: x is not model)[0]
+    return {_segment(path[-1]): child for path, child in children if path}
+
+
 def list_params(model: Any) -> list[Param]:
     """The parameters of a model in its own order.
 
@@ -97,7 +127,7 @@ def list_params(model: Any) -> list[Param]:
             arrays, in which what is no array (an activation function, say) is no parameter.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if there are none, or one that is not initialised yet.
     """
     if is_torch_module(model):
         params = _strip_prefixes(_list_module(model))
@@ -131,24 +161,27 @@ def _is_named_tensor(item: object) -> bool:
 
 
 def _list_tree(tree: PyTree) -> list[Param]:
-    return [_record(name, value, module, parent) for name, value, module, parent in walk(tree)]
+    """The arrays of a tree in its order, each with the module that holds it and what holds that."""
 
-
-def walk(tree: PyTree) -> Iterator[tuple[str, Any, Any, Any]]:
-    """The arrays of a tree in its order: name, array, the module that holds it, and what holds that."""
-
-    def visit(node: Any, segments: tuple[str, ...], module: Any, parent: Any) -> Iterator[tuple[str, Any, Any, Any]]:
-        children = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)[0]
+    def visit(node: Any, segments: tuple[str, ...], module: Any, parent: Any, trained: bool) -> Iterator[Param]:
         if jax.tree_util.all_leaves([node]):
             if hasattr(node, "shape") and hasattr(node, "dtype"):
-                yield ".".join(segments), node, module, parent
+                record = _record(".".join(segments), node, module, parent)
+                yield dataclasses.replace(record, trainable=record.trainable and trained)
             return
         box = not _BOXES.isdisjoint(class_names(node))
-        below = (module, parent) if box or isinstance(node, dict | list | tuple) else (node, module)
-        for path, child in children:
-            yield from visit(child, segments if box else (*segments, _segment(path[-1])), *below)
+        trained = _is_trained(node) if box else trained
+        below = (module, parent) if box or isinstance(node, Mapping | list | tuple) else (node, module)
+        for path, child in jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)[0]:
+            yield from visit(child, segments if box else (*segments, _segment(path[-1])), *below, trained)
 
-    yield from visit(tree, (), None, None)
+    return list(visit(tree, (), None, None, True))
+
+
+def _is_trained(box: Any) -> bool:
+    """Whether a box of flax's is a parameter; a `VariableState` names the class of its variable as `type`."""
+    kind = getattr(box, "type", None)
+    return not _TRAINED_BOXES.isdisjoint([*class_names(box), *(cls.__name__ for cls in getattr(kind, "__mro__", ()))])
 
 
 def _segment(key: Any) -> str:
@@ -156,6 +189,8 @@ def _segment(key: Any) -> str:
 
 
 def _record(name: str, value: Any, module: Any = None, parent: Any = None) -> Param:
+    if is_tensor(value) and sys.modules["torch"].nn.parameter.is_lazy(value):
+        raise ValueError(f"group_params: {name!r} must have a shape, which it gets when the model is called first")
     trainable = value.requires_grad if is_tensor(value) else jax.numpy.issubdtype(value.dtype, jax.numpy.inexact)
     return Param(name, tuple(value.shape), module=module, parent=parent, value=value, trainable=bool(trainable))
 

@@ -62,10 +62,12 @@ class Engine:
         self.device = device
         self.traces = 0  # times the update was traced: one per layout and pattern of missing gradients
         self._recipe = recipe
-        self._patterns: set[tuple[Any, ...]] = set()  # of missing gradients, that have a program of their own
+        # Patterns of missing gradients that have a program of their own, for each way in which parameters were joined.
+        self._patterns: dict[tuple[Any, ...], set[tuple[Any, ...]]] = {}
         self._keeping = jax.jit(self._update, static_argnums=0)
         # Donated arguments and their results stand in the same order: XLA pairs arrays of one shape by their places.
-        self._donating = jax.jit(self._update, static_argnums=0, donate_argnums=(1, 2))
+        # None is left out, not even one that the update ignores, since its memory is to be that of a result.
+        self._donating = jax.jit(self._update, static_argnums=0, donate_argnums=(1, 2), keep_unused=True)
 
     @contextlib.contextmanager
     def precision(self) -> Iterator[None]:
@@ -109,8 +111,9 @@ class Engine:
                 return _merge(grads, owned, lent), state
             state = with_step_per_leaf(state)
             pattern = tuple(present.values())
-            if pattern in self._patterns or len(self._patterns) < MAX_PATTERNS:
-                self._patterns.add(pattern)
+            patterns = self._patterns.setdefault(tuple(node.keys for node in grads.values), set())
+            if pattern in patterns or len(patterns) < MAX_PATTERNS:
+                patterns.add(pattern)
                 part = (only_present(tree) for tree in (owned, state, lent))
                 done = run(layout, *part, numbers, only_present(grads), amp, extra, None)
                 owned, part_of_state, lent = jax.block_until_ready(done)

@@ -14,7 +14,7 @@ import ctypes
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import torch
@@ -22,23 +22,9 @@ import torch
 from funcopt._rows import RowSparse
 from funcopt.torch_bridge._buffers import Device, borrow_as_jax, borrow_as_torch, copy_rows_to_jax, copy_to_jax
 from funcopt.torch_bridge._groups import GroupLeaves, PerGroup
-from funcopt.torch_bridge._parts import JOIN_UP_TO, Member, Part, Place
+from funcopt.torch_bridge._parts import Member, Part, Place
 
 _dtype_of = attrgetter("dtype")
-
-
-class Memory(Protocol):
-    """A flat array that torch and JAX both see."""
-
-    tensor: torch.Tensor
-
-    def lend(self) -> Any:
-        """The array, as the update takes it."""
-        ...
-
-    def store(self, result: jax.Array) -> None:
-        """Takes the update's result over."""
-        ...
 
 
 class JaxMemory:
@@ -46,29 +32,28 @@ class JaxMemory:
 
     def __init__(self, values: torch.Tensor, device: Device) -> None:
         self._owner = _Owner(copy_to_jax(values, device))
-        self.tensor = _tensor_over(self._owner, values.dtype)
+        self._dtype = values.dtype
+        self.tensor = self.elements(0, values.numel())
+
+    def elements(self, start: int, stop: int) -> torch.Tensor:
+        """Some of the memory as a tensor with a storage of its own."""
+        if start == stop:
+            return torch.empty(0, dtype=self._dtype)
+        buffer = (ctypes.c_char * self._owner.array.nbytes).from_address(self._owner.address)
+        vars(buffer)["owner"] = self._owner  # torch's storage keeps the buffer, and the buffer the array
+        size = self._dtype.itemsize
+        return torch.frombuffer(buffer, dtype=self._dtype, count=stop - start, offset=start * size)
 
     def lend(self) -> jax.Array:
+        """The array, as the update takes it."""
         return self._owner.array
 
     def store(self, result: jax.Array) -> None:
+        """Takes the update's result over."""
         if result.unsafe_buffer_pointer() == self._owner.address:
             self._owner.array = result
         else:  # XLA did not write in place: the old memory is still there, and tensors are on it
             self.tensor.copy_(borrow_as_torch(result))
-
-
-class TorchMemory:
-    """Memory that torch owns."""
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.tensor = tensor
-
-    def lend(self) -> Any:
-        return borrow_as_jax(self.tensor)
-
-    def store(self, result: jax.Array) -> None:
-        self.tensor.copy_(borrow_as_torch(result))
 
 
 class _Owner:
@@ -79,12 +64,19 @@ class _Owner:
         self.address = array.unsafe_buffer_pointer()
 
 
-def _tensor_over(owner: _Owner, dtype: torch.dtype) -> torch.Tensor:
-    if owner.array.size == 0:
-        return torch.empty(0, dtype=dtype)
-    buffer = (ctypes.c_char * owner.array.nbytes).from_address(owner.address)
-    vars(buffer)["owner"] = owner  # torch's storage keeps the buffer, and the buffer the array
-    return torch.frombuffer(buffer, dtype=dtype)
+class TorchMemory:
+    """Memory that torch owns."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+    def lend(self) -> Any:
+        """The array, as the update takes it."""
+        return borrow_as_jax(self.tensor)
+
+    def store(self, result: jax.Array) -> None:
+        """Takes the update's result over."""
+        self.tensor.copy_(borrow_as_torch(result))
 
 
 class FlatBlock:
@@ -92,7 +84,7 @@ class FlatBlock:
 
     Args:
         part: the part.
-        params: its parameters. A large one moves into the block's memory if nothing else holds its own.
+        params: its parameters. On the CPU those whose memory nothing else holds move into the block's.
         device: where JAX computes.
         torch_device: the same device as torch calls it.
     """
@@ -102,13 +94,19 @@ class FlatBlock:
         self.key = part.place[1]
         self.params = params
         self.owned = device.platform == "cpu"
-        values = [m.flatten(p.detach()).to(torch_device) for m, p in zip(part.members, params, strict=True)]
-        flat = values[0] if len(values) == 1 else torch.cat(values)
-        self._memory: Memory = JaxMemory(flat, device) if self.owned else TorchMemory(flat)
+        values = [p.detach().to(torch_device) for p in params]
+        if self.owned:
+            self._memory = JaxMemory(part.join(values), device)
+            values.clear()  # or they would hold what is to move
+            for member, p in zip(part.members, params, strict=True):
+                if is_movable(p):
+                    p.data = member.arrange(self._memory.elements(member.start, member.stop))
+        else:
+            flat = part.members[0].flatten(values[0]) if len(values) == 1 else part.join(values)
+            self._memory = TorchMemory(flat)
         self._views = _views(part.members, self._memory.tensor)
-        first = params[0]
-        if self.owned and len(params) == 1 and first.numel() > JOIN_UP_TO and is_movable(first):
-            first.data = self._views[0]
+        self._addresses = [view.data_ptr() for view in self._views]
+        self._away: list[int] = []  # whose memory is not the block's: for good, or since someone moved it
         self._grads: torch.Tensor | None = None
         self._grad_views: list[torch.Tensor] = []
 
@@ -122,21 +120,19 @@ class FlatBlock:
 
     def lend_params(self) -> Any:
         """The parameters as the update takes them."""
-        if self._is_away():
-            torch._foreach_copy_(self._views, self.params)  # pyright: ignore[reportPrivateImportUsage]
+        self._away = []
+        if [p.data_ptr() for p in self.params] != self._addresses:
+            self._away = [i for i, p in enumerate(self.params) if p.data_ptr() != self._addresses[i]]
+            _copy([self._views[i] for i in self._away], [self.params[i] for i in self._away])
         return self._memory.lend()
 
     def store(self, result: jax.Array) -> None:
-        """Writes the update's result into the parameters."""
+        """Writes the update's result into the parameters that were lent."""
         self._memory.store(result)
-        if self._is_away():
-            torch._foreach_copy_(self.params, self._views)  # pyright: ignore[reportPrivateImportUsage]
-        else:
-            torch.autograd.graph.increment_version(self.params[0])  # as if torch had written
-
-    def _is_away(self) -> bool:
-        """Whether the parameters' memory is not this one: for good, or since someone moved it."""
-        return len(self.params) > 1 or self.params[0].data_ptr() != self._views[0].data_ptr()
+        if self._away:
+            _copy([self.params[i] for i in self._away], [self._views[i] for i in self._away])
+        # As if torch had written, so that autograd notices a backward pass through what is no longer there.
+        torch.autograd.graph.increment_version(self.params)
 
     def _lend_grads(self, grads: list[torch.Tensor]) -> Any:
         device = self._memory.tensor.device
@@ -150,9 +146,9 @@ class FlatBlock:
         dtypes = set(map(_dtype_of, grads))
         dtype = dtypes.pop() if len(dtypes) == 1 else _widest(dtypes)
         if self._grads is None or self._grads.dtype != dtype:
-            self._grads = torch.empty(self._memory.tensor.shape, dtype=dtype, device=device)
+            self._grads = torch.zeros(self._memory.tensor.shape, dtype=dtype, device=device)
             self._grad_views = _views(self.part.members, self._grads)
-        torch._foreach_copy_(self._grad_views, grads)  # pyright: ignore[reportPrivateImportUsage]
+        _copy(self._grad_views, grads)
         return borrow_as_jax(self._grads)
 
 
@@ -277,6 +273,10 @@ class Blocks:
             own = [(block.key, value) for block, (value, keep) in zip(blocks, rest) if keep]  # noqa: B905
             groups.append(GroupLeaves(i, tuple(key for key, _ in own), (value for _, value in own)))
         return PerGroup(groups)
+
+
+def _copy(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
+    torch._foreach_copy_(targets, sources)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _views(members: Sequence[Member], flat: torch.Tensor) -> list[torch.Tensor]:

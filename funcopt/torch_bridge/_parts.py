@@ -11,7 +11,10 @@ from typing import NamedTuple
 import torch
 
 JOIN_UP_TO = 65_536
-"""Elements of the largest parameter that is joined with others. A copy of it costs less than a kernel of its own."""
+"""Elements of the largest parameter that is joined with others. A copy of its gradient costs less than a kernel."""
+
+ALIGNMENT = 16
+"""Each parameter begins at a multiple of so many elements: with float32 or wider, of a cache line's 64 bytes."""
 
 Place = tuple[int, str | int]
 """A parameter: its group and its key there; also a part, which is called after its first parameter."""
@@ -33,8 +36,12 @@ class Member(NamedTuple):
         return tuple(self.shape[i] for i in self.inverse)
 
     def view(self, flat: torch.Tensor) -> torch.Tensor:
-        """The parameter's elements in its own shape and strides."""
-        return flat[self.start : self.stop].view(self.shape).permute(self.inverse)
+        """The parameter's elements of the whole flat array, in its own shape and strides."""
+        return self.arrange(flat[self.start : self.stop])
+
+    def arrange(self, elements: torch.Tensor) -> torch.Tensor:
+        """The parameter's own elements in its shape and strides."""
+        return elements.view(self.shape).permute(self.inverse)
 
     def flatten(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor of the parameter's shape as the flat array has it; a view where it has the parameter's strides."""
@@ -47,6 +54,14 @@ class Part(NamedTuple):
     place: Place
     members: tuple[Member, ...]
     flat: bool  # otherwise the one member in its own shape
+
+    def join(self, values: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Tensors of the parameters' shapes as one flat array, with zeros between them."""
+        values = list(values)
+        flat = values[0].new_zeros(self.members[-1].stop)
+        for member, value in zip(self.members, values, strict=True):
+            member.view(flat).copy_(value)
+        return flat
 
 
 class Candidate(NamedTuple):
@@ -76,15 +91,15 @@ def make_parts(candidates: Iterable[Candidate]) -> list[Part]:
 
 def _part(together: Sequence[Candidate]) -> Part:
     members = []
-    start = 0
+    stop = 0
     for place, param, *_ in together:
         order = memory_order(param)
+        start = -(-stop // ALIGNMENT) * ALIGNMENT
         stop = start + param.numel()
         shape = tuple(param.shape[i] for i in order)
         members.append(
             Member(place, start, stop, shape, order, tuple(sorted(range(param.dim()), key=order.__getitem__)))
         )
-        start = stop
     return Part(together[0].place, tuple(members), together[0].flat)
 
 

@@ -161,9 +161,8 @@ class Recipe:
             fields: list[tuple[str, Any]] = []
             for name, default in names.items():
                 value = group.get(name, default)
-                if (name in self._counts and isinstance(value, int)) or (name == "momentum" and value == 0):
-                    # Loops and sizes need their ints while tracing; whether there is momentum decides what the state
-                    # consists of.
+                if (name in self._counts and isinstance(value, int)) or _is_switched_off(name, value, group):
+                    # Loops and sizes need their ints while tracing.
                     fields.append((name, value))
                 elif _is_number(value):
                     multiplier = group.get(_MULTIPLIER_OF[name], 1.0) if name in _MULTIPLIER_OF else 1.0
@@ -205,6 +204,14 @@ class Recipe:
         if not isinstance(tx, GradientTransformation):
             raise TypeError(f"TorchBridge: {self.name} must return a gradient transformation, got {tx!r}")
         return optax.with_extra_args_support(tx)
+
+
+def _is_switched_off(name: str, value: Any, group: Mapping[str, Any]) -> bool:
+    """Whether a zero is to be known while tracing: without momentum there is no buffer, without decay nothing to read.
+
+    A decay that schedules change may pass through 0, which must not compile anew.
+    """
+    return (name == "momentum" or (name == "weight_decay" and "schedule_step" not in group)) and value == 0
 
 
 def _name_of(transform: Any) -> str:

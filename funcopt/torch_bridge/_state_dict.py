@@ -4,7 +4,7 @@ What a state keeps per parameter goes to that parameter; what it keeps once (a c
 has a `step` for each. A name that occurs twice in a chain gets a number from its second occurrence on.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -200,8 +200,8 @@ def write_entries(
             )
         return value
 
-    def load(name: str, members: Sequence[Member], old: jax.Array, *, flat: bool) -> jax.Array:
-        entry = entries.get(members[0].place, {})
+    def load(name: str, part: Part, old: jax.Array) -> jax.Array:
+        entry = entries.get(part.place, {})
         if not entry:
             return old
         if name == "step" and name not in entry:
@@ -210,17 +210,16 @@ def write_entries(
             return jnp.asarray(entry.get("step", 0), old.dtype)  # a schedule outside of the state: one per update
         if name not in entry and (name.startswith(SHOWN) or not complete):
             return old
-        for member in members:
+        for member in part.members:
             if name not in entries[member.place]:
                 raise ValueError(
                     f"load_state_dict: {describe(member.place)} must have the state {name!r}, got "
                     f"{', '.join(entries[member.place]) or 'none'}"
                 )
-        if flat:
-            values = [member.flatten(tensor(name, member.place, old, member.own_shape)) for member in members]
-            value = torch.cat([each.to(values[0].dtype) for each in values])
+        if _is_flat(part, old):
+            value = part.join(tensor(name, member.place, old, member.own_shape) for member in part.members)
         else:
-            value = tensor(name, members[0].place, old, old.shape)
+            value = tensor(name, part.place, old, old.shape)
         return copy_to_jax(value, device).astype(old.dtype)
 
     def replace(name: str, group: int | None, node: Any) -> Any:
@@ -230,14 +229,12 @@ def write_entries(
                 node.keys,
                 (load_part(name, by_place[node.group, key], value) for key, value in node.items()),
             )
-        own = [part.members for place, part in by_place.items() if (group is None or place[0] == group)]
-        started = [members for members in own if entries.get(members[0].place)]
-        return load(name, started[0], node, flat=False) if started else node
+        own = [part for part in by_place.values() if group is None or part.place[0] == group]
+        started = [part for part in own if entries.get(part.place)]
+        return load(name, started[0], node) if started else node
 
     def load_part(name: str, part: Part, value: PyTree) -> PyTree:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, old: load(_inner(name, path), part.members, old, flat=_is_flat(part, old)), value
-        )
+        return jax.tree_util.tree_map_with_path(lambda path, old: load(_inner(name, path), part, old), value)
 
     return _map_named(replace, fresh)
 

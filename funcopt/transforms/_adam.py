@@ -49,8 +49,10 @@ def adam_rule(
     if amsgrad:
         assert max_exp_avg_sq is not None
         second_moment = max_exp_avg_sq = jnp.maximum(max_exp_avg_sq, exp_avg_sq)
-    denom = jnp.sqrt(second_moment) / jnp.sqrt(bias_correction(beta2, step)) + eps
-    return exp_avg / (bias_correction(beta1, step) * denom), exp_avg, exp_avg_sq, max_exp_avg_sq
+    # Both corrections and eps meet as scalars: one multiplication and addition for each element.
+    correction1, correction2 = bias_correction(beta1, step), jnp.sqrt(bias_correction(beta2, step))
+    denom = jnp.sqrt(second_moment) * (correction1 / correction2) + correction1 * eps
+    return exp_avg / denom, exp_avg, exp_avg_sq, max_exp_avg_sq
 
 
 def _init_adam(param: jax.Array, *, amsgrad: bool, **hyperparams: Any) -> tuple[jax.Array | None, ...]:

@@ -4,6 +4,7 @@ import argparse
 import copy
 import json
 import pickle
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,14 @@ def test_to_config_builds_the_same_again(cfg: Any, options: dict[str, Any], make
     assert repr(again) == repr(optimizer)
     config["lr"] = -1.0
     assert to_config(optimizer) != config
+
+
+@pytest.mark.parametrize(("cfg", "options", "make"), SAME_RUNS.values(), ids=SAME_RUNS)
+def test_to_config_is_plain_data(cfg: Any, options: dict[str, Any], make: Any) -> None:
+    del make
+    optimizer = build_optimizer(cfg, net(), **options)
+    as_json = json.loads(json.dumps(to_config(optimizer)))
+    assert repr(build_optimizer(as_json, net())) == repr(optimizer)
 
 
 @pytest.mark.parametrize(("cfg", "options", "make"), SAME_RUNS.values(), ids=SAME_RUNS)
@@ -334,13 +343,71 @@ def test_files(suffix: str, tmp_path: Path) -> None:
     text = json.dumps(WHOLE)
     if suffix != ".json":
         pytest.importorskip("yaml")
-        text = "type: AdamW\nlr: 1e-3\nbetas: [0.8, 0.9]\npath_like: {}\n".replace("path_like: {}\n", "")
+        text = "type: AdamW\nlr: 1e-3\nbetas: [0.8, 0.9]\n"
     path.write_text(text)
     for given in (path, str(path)):
         optimizer = build_optimizer(given, net())
         group = optimizer.param_groups[0]
         assert (group["lr"], group.get("betas")) == ((1.0, None) if suffix == ".json" else (1e-3, (0.8, 0.9)))
         assert isinstance(to_config(optimizer), Mapping)
+
+
+def test_yaml_without_its_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("type: AdamW\n")
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(ImportError, match="YAML configs need PyYAML, which is not installed; pip install pyyaml"):
+        build_optimizer(path, net())
+
+
+def test_timm_s_script_has_many_arguments_of_which_these_count() -> None:
+    args = argparse.Namespace(
+        data="/images", batch_size=8, opt="lookahead_sgd", lr=1.0, weight_decay=0.0, momentum=0.8, opt_eps=None,
+        layer_decay=None, sched="cosine", epochs=4, warmup_epochs=2, warmup_lr=0.2, min_lr=0.0, sched_on_updates=False,
+        lr_noise=None, lr_cycle_limit=1, seed=42,
+    )  # fmt: skip
+    model = net()
+    optimizer = build_optimizer(args, model, steps_per_epoch=2)
+    seen = []
+    for seed in range(8):
+        set_grads(model, seed)
+        optimizer.step()
+        seen.append(optimizer.param_groups[0]["lr"])
+    assert seen == pytest.approx([0.2, 0.2, 0.6, 0.6, 0.5, 0.5, 0.1464466094, 0.1464466094])
+    config = to_config(optimizer)
+    assert {"data", "batch_size", "seed"}.isdisjoint(config)
+    assert repr(build_optimizer(json.loads(json.dumps(config)), net())) == repr(
+        build_optimizer(args, net(), steps_per_epoch=2)
+    )
+
+
+def test_lookahead_by_hand_in_both_frameworks() -> None:
+    p = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    bridge = build_optimizer("lookahead_sgd", [("p", p)], lr=1.0, momentum=0.0, nesterov=False)
+    with jax.enable_x64(True):
+        params = {"p": jnp.zeros(1)}
+        tx = build_optimizer("lookahead_sgd", params, lr=1.0, momentum=0.0, nesterov=False)
+        state = tx.init(params)
+        # At step 6 the slow weights begin; at step 12 they go half of the way from -6 to -12, and the others with them.
+        for expected in [-1, -2, -3, -4, -5, -6, -7, -8, -9, -10, -11, -9, -10, -11, -12, -13, -14, -12]:
+            p.grad = torch.ones_like(p)
+            bridge.step()
+            updates, state = tx.update({"p": jnp.ones(1)}, state, params)
+            params = funcopt.apply_updates(params, updates)
+            assert (p.item(), float(params["p"][0])) == (expected, expected)
+    again = pickle.loads(pickle.dumps(bridge))
+    assert float(again.state_dict()["state"][0]["lookahead_slow_buff"]) == -12.0
+
+
+def test_betas_of_lion_are_once_for_all_groups() -> None:
+    model = net()
+    optimizer = build_optimizer("lion", model, lr=0.1, weight_decay=0.5, betas=[0.5, 0.5])
+    assert [g.get("decay_mult", 1.0) for g in optimizer.param_groups] == [1.0, 0.0]
+    before = model[1].bias.detach().clone()
+    train(model, optimizer, steps=1)
+    assert torch.allclose((before - model[1].bias).abs(), torch.tensor(0.1, dtype=torch.float64))
+    again = pickle.loads(pickle.dumps(optimizer))
+    assert again.state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]
 
 
 def test_schedule_nested_in_a_config() -> None:
@@ -379,6 +446,38 @@ def test_adopting_a_live_torch_optimizer_with_its_state() -> None:
     assert build_optimizer(bridge, ours) is bridge
 
 
+CLASSES: list[tuple[Any, dict[str, Any]]] = [
+    (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
+    (torch.optim.Adam, {"lr": 0.01, "amsgrad": True, "weight_decay": 0.01}),
+    (torch.optim.NAdam, {"lr": 0.01, "decoupled_weight_decay": True}),
+    (torch.optim.RAdam, {"lr": 0.01}),
+    (torch.optim.Adamax, {"lr": 0.01}),
+    (torch.optim.Adagrad, {"lr": 0.05, "lr_decay": 0.1}),
+    (torch.optim.Adadelta, {"lr": 0.5}),
+    (torch.optim.RMSprop, {"lr": 0.01, "momentum": 0.9, "centered": True}),
+    (torch.optim.Rprop, {"lr": 0.01}),
+    (torch.optim.ASGD, {"lr": 0.01, "t0": 3}),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), CLASSES, ids=[kind.__name__ for kind, _ in CLASSES])
+def test_adopting_each_class_with_its_state_and_scheduler(kind: Any, options: dict[str, Any]) -> None:
+    ours, theirs = net(), net()
+    live, reference = kind(ours.parameters(), **options), kind(theirs.parameters(), **options)
+    schedulers = [torch.optim.lr_scheduler.CosineAnnealingLR(o, 8, 1e-4) for o in (live, reference)]
+    for model, optimizer, scheduler in zip((ours, theirs), (live, reference), schedulers, strict=True):
+        train(model, optimizer, steps=4, before=lambda seed, s=scheduler: s.step() if seed else None)
+    bridge = build_optimizer(live, ours)
+    adopted = funcopt.config.SCHEDULES.build(schedulers[0], optimizer=bridge)
+    for model, optimizer, scheduler in ((ours, bridge, adopted), (theirs, reference, schedulers[1])):
+        train(model, optimizer, steps=4, before=lambda seed, s=scheduler: s.step())
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-11, atol=1e-14)
+    again = build_optimizer(json.loads(json.dumps(to_config(bridge))), net())
+    kept = {k: v for k, v in reference.defaults.items() if k in again.param_groups[0] and k != "lr"}
+    assert {k: again.param_groups[0][k] for k in kept} == kept
+
+
 def test_adopting_a_live_scheduler() -> None:
     ours, theirs = net(), net()
     pairs = []
@@ -414,10 +513,14 @@ ERRORS = [
     ({"type": "SGDD", "lr": 0.1}, "'SGDD' must be one of the registered optimizers; did you mean 'sgd'?"),
     ({"NAME": "SGDD", "LEARNING_RATE": 0.1}, "did you mean 'sgd'?"),
     ({"NAME": "SGD", "LEARNING_RAT": 0.1}, "sgd: each key must be one of dampening, lr, maximize, momentum, nesterov"),
-    ({"opt": "adamww"}, "'adamww' must be one of the registered optimizers; did you mean 'adamw'?"),
+    ({"optimizer": {"lr": 0.1}}, "optimizer: type must be given, got None"),
+    ({"OPTIMIZER": {"LEARNING_RATE": 0.1}}, "OPTIMIZER: NAME must be given, got None"),
+    ({"TRAIN": {"OPTIMIZER": {"NAME": "sgd"}, "BASE_LR": 0.1}}, "TRAIN: WEIGHT_DECAY must be given, got None"),
+    ({"opt": "adamww"}, "got 'adamww'; did you mean 'adamw'?"),
     ({"opt": "adamw", "layer_decy": 0.5}, "adamw: each key must be one of amsgrad, betas, eps, lr, maximize,"),
-    ({"opt": "lookahead_adamw"}, "timm: opt must be an optimizer of torch's, without a prefix, got 'lookahead_adamw'"),
-    ({"opt": "muon"}, "build funcopt's by dict(type=...)"),
+    ({"opt": "lookahead_lamb"}, "sgdw, sparse_adam, got 'lamb'; did you mean 'adam'?"),
+    ({"opt": "muon"}, "got 'muon'; timm's muon is another algorithm than torch's, which is dict(type='muon', ...)"),
+    ({"opt": "lion", "beta": (0.9, 0.99)}, "lion: each key must be one of lr, weight_decay, got 'beta'"),
     (
         {"type": "SGD", "lr": 0.1, "paramwise_cfg": {"bias_decay_mult": 0.0}},
         "paramwise_cfg: weight_decay must be in the optimizer's config for bias_decay_mult, got None",
@@ -428,7 +531,12 @@ ERRORS = [
     ),
     (WRAPPED | {"clip_grd": {}}, "optim_wrapper: each key must be one of type, optimizer, paramwise_cfg, clip_grad"),
     (WRAPPED | {"type": "OptimWraper"}, "optim_wrapper: type must be one of OptimWrapper, AmpOptimWrapper, got"),
-    (WRAPPED | {"constructor": "Other"}, "constructor must be 'DefaultOptimWrapperConstructor', got 'Other'"),
+    (WRAPPED | {"constructor": "Other"}, "'Other' must be one of the registered constructors; there are DefaultOptim"),
+    (WRAPPED | {"constructor": 3}, "optim_wrapper: constructor must be a name or a constructor, got 3"),
+    (
+        WRAPPED | {"optimizer": torch.optim.SGD(net().parameters(), 0.1)},
+        "optimizer must be a config, got 'SGD'; give a",
+    ),
     (
         WRAPPED | {"clip_grad": {"max_nrm": 1}},
         "clip_grad: each key must be one of max_norm, got 'max_nrm'; did you mean",
@@ -447,6 +555,44 @@ def test_error_says_what_is_wrong(cfg: Any, message: str) -> None:
     with pytest.raises(ValueError, match="must") as error:
         build_optimizer(cfg, net())
     assert message in str(error.value)
+
+
+def test_live_optimizer_takes_nothing_else() -> None:
+    for live in (torch.optim.SGD(net().parameters(), 0.1), build_optimizer("adamw", net(), lr=0.1)):
+        with pytest.raises(ValueError, match="build_optimizer: lr must be set in the live optimizer that is given"):
+            build_optimizer(live, lr=0.2)
+
+
+def test_schedules_start_from_the_algorithm_s_own_defaults() -> None:
+    scheduler = [{"type": "StepLR", "step_size": 1}, {"type": "StepMomentum", "step_size": 1, "gamma": 0.5}]
+    configs = [
+        {"optim_wrapper": {"optimizer": {"type": "Adam"}}, "param_scheduler": scheduler},
+        {"OPTIMIZER": {"NAME": "RMSprop"}, "LR_SCHEDULER": {"NAME": "StepLR", "STEP_SIZE": 1, "GAMMA": 0.1}},
+        {"opt": "adamw", "sched": "step", "decay_epochs": 1},
+    ]
+    for cfg, lr in zip(configs, (1e-3, 1e-2, 1e-3), strict=True):
+        model = net()
+        optimizer = build_optimizer(cfg, model, steps_per_epoch=1)
+        train(model, optimizer, steps=2)
+        group = optimizer.param_groups[0]
+        assert group["lr"] == pytest.approx(0.1 * lr)
+        assert "StepMomentum" not in str(cfg) or group["betas"] == (0.45, 0.999)
+
+
+def test_configs_in_python_have_classes_for_types() -> None:
+    class OptimWrapper: ...
+
+    class StepLR: ...
+
+    cfg = {
+        "optim_wrapper": {"type": OptimWrapper, "optimizer": {"type": torch.optim.AdamW, "lr": 0.1}},
+        "param_scheduler": [{"type": StepLR, "step_size": 1, "end": 4}],
+    }
+    model = net()
+    optimizer = build_optimizer(cfg, model, steps_per_epoch=1)
+    assert isinstance(optimizer, funcopt.TorchBridge)
+    train(model, optimizer, steps=2)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
 
 
 def test_more_errors() -> None:

@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -143,7 +145,11 @@ def test_driving_an_optimizer_keeps_multipliers_and_scales_floors() -> None:
             [{"type": "StpLR", "step_size": 2}],
             "type must be one of MMEngine's schedulers, got 'StpLR'; did you mean 'StepLR'?",
         ),
-        ([{"type": "ReduceOnPlateauLR"}], "it depends on a metric and is no function of the step: use torch's"),
+        (
+            [{"type": "ReduceOnPlateauLR"}],
+            "it follows a metric and is no function of the step: use build_optimizer",
+        ),
+        ([{"type": "ReduceOnPlateuLR"}], "got 'ReduceOnPlateuLR'; did you mean 'ReduceOnPlateauLR'?"),
         ([{"type": "StepLR", "stepsize": 2}], "StepLR: each key must be one of type, begin, end, by_epoch,"),
         ([{"type": "StepParamScheduler", "step_size": 2}], "StepParamScheduler: param_name must be given, got None"),
         (
@@ -156,13 +162,23 @@ def test_driving_an_optimizer_keeps_multipliers_and_scales_floors() -> None:
             "LinearLR: by_epoch must be True to be converted, got False",
         ),
         (
-            [{"type": "LinearLR", "end": 3}, {"type": "CosineAnnealingLR", "eta_min": 0.1, "end": 9}],
-            "LinearLR and CosineAnnealingLR must not overlap unless both only multiply (eta_min=0), got updates 0 to 3",
+            [{"type": "LinearLR", "end": 3}, {"type": "CosineAnnealingLR", "eta_min": 0.1, "T_max": 9}],
+            "CosineAnnealingLR: end must be given for schedulers that overlap, or max_epochs, got None; begin",
         ),
         (
             [{"type": "CosineRestartLR", "periods": [2, 2], "restart_weights": [1], "eta_min": 0}],
             "CosineRestartLR: restart_weights must be 2 weights, one per period, got [1]",
         ),
+        ([{"type": "StepLR"}], "StepLR: step_size must be given, got None"),
+        ([{"step_size": 2}], "param_scheduler: type must be given, got None"),
+        ({"type": "StepLR"}, "StepLR: step_size must be given, got None"),
+        ({"NAME": "StepLR"}, "StepLR: step_size must be given, got None"),
+        ({"LR_SCHEDULER": {"STEP_SIZE": 2}}, "LR_SCHEDULER: NAME must be given, got None"),
+        ({"NAME": "LinoPolyLR"}, "LinoPolyLR: END_EPOCH must be given, got None"),
+        ({"NAME": "StepAnnealingLR", "TOTAL_STEPS": 3}, "StepAnnealingLR: WARMUP_STEPS must be given, got None"),
+        ({"TRAIN": {"EPOCHS": 3}}, "TRAIN: LR_SCHEDULER must be given, got None"),
+        (swin(LR_SCHEDULER={}), "TRAIN.LR_SCHEDULER: NAME must be given, got None"),
+        (swin(LR_SCHEDULER={"NAME": "multistep"}), "TRAIN.LR_SCHEDULER: MULTISTEPS must be given, got None"),
         ({"NAME": "StpLR", "STEP_SIZE": 2}, "'StpLR' must be one of the registered schedules; did you mean 'step_lr'?"),
         (
             {"NAME": "StepLR", "STEPSIZES": 2},
@@ -173,6 +189,19 @@ def test_driving_an_optimizer_keeps_multipliers_and_scales_floors() -> None:
             "StepAnnealingLR: DECAY_MODE must be 'linear', 'cosine' or 'none', got 'sqrt'",
         ),
         (
+            {"sched": "cosin"},
+            "timm: sched must be one of cosine, tanh, step, constant, multistep, poly, wsd, rsqrt, none",
+        ),
+        ({"sched": "plateau"}, "got 'plateau'; it follows a metric: see funcopt.reduce_lr_on_plateau"),
+        ({"sched": "cosine", "num_epoch": 3}, "got 'num_epoch'; did you mean 'num_epochs'?"),
+        ({"sched": "cosine", "lr_noise": [0.5]}, "timm: lr_noise must be None, got [0.5]; its noise is torch's random"),
+        (
+            {"sched": "wsd", "num_epochs": 5, "decay_epochs": 6},
+            "wsd: decay_epochs must be in (0, 5], the length without",
+        ),
+        ({"sched": "rsqrt"}, "rsqrt: stable_timescale must be > 0, or warmup_epochs, got 0"),
+        ({"sched": "wsd", "decay_fn": "sqrt"}, "wsd: decay_fn must be one of linear, 1-sqrt, cosine, power, exp, got"),
+        (
             swin(LR_SCHEDULER={"NAME": "poly"}),
             "TRAIN.LR_SCHEDULER: NAME must be 'cosine', 'linear', 'step' or 'multistep'",
         ),
@@ -182,6 +211,31 @@ def test_errors(cfg: Any, message: str) -> None:
     with pytest.raises(ValueError, match="must") as error:
         build_schedule(cfg, 1.0)
     assert message in str(error.value)
+
+
+def test_overlapping_schedulers_act_on_one_value_in_turn() -> None:
+    cfg = [
+        {"type": "PolyLR", "eta_min": 0.2, "end": 5, "by_epoch": False},  # (value - 0.2) * 3/4, 2/3, 1/2, 0 + 0.2
+        {"type": "StepLR", "step_size": 2, "gamma": 0.5, "end": 3, "by_epoch": False},  # half at step 2
+    ]
+    expected = [1.0, 0.8, 0.3, 0.25, 0.2, 0.2]  # at step 2 (0.8 - 0.2) * 2/3 + 0.2 = 0.6, of which half
+    schedule = build_schedules(cfg, {"lr": 1.0})["lr"]
+    np.testing.assert_allclose(schedule(np.arange(6)), expected, rtol=1e-12)
+    assert [float(schedule(step)) for step in range(6)] == pytest.approx(expected)
+    np.testing.assert_allclose(jax.jit(jax.vmap(schedule))(jnp.arange(6)), expected, rtol=1e-6)
+    other = build_schedules(cfg[::-1], {"lr": 1.0})["lr"]
+    np.testing.assert_allclose(other([1, 2]), [0.8, (0.4 - 0.2) * 2 / 3 + 0.2], rtol=1e-12)
+
+
+def test_timm_by_hand() -> None:
+    cfg = {"sched": "cosine", "epochs": 4, "warmup_epochs": 2, "warmup_lr": 0.2, "warmup_prefix": True, "min_lr": 0.1}
+    schedule = build_schedule(cfg, 1.0, steps_per_epoch=2)
+    warm = [0.2, 0.2, 0.6, 0.6]
+    cosine = [0.1 + 0.9 * (1 + math.cos(math.pi * (t // 2) / 4)) / 2 for t in range(9)]
+    np.testing.assert_allclose(schedule(np.arange(13)), warm + cosine, rtol=1e-12)
+    for kind in ("cosine", "tanh", "poly", "step", "multistep", "wsd", "rsqrt", "none"):
+        own = build_schedule({**cfg, "sched": kind, "decay_epochs": 3, "decay_milestones": [2]}, 1.0, steps_per_epoch=2)
+        np.testing.assert_allclose(jax.jit(jax.vmap(own))(jnp.arange(13)), own(np.arange(13)), rtol=1e-5, atol=1e-7)
 
 
 def test_several_hyperparameters() -> None:

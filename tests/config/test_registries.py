@@ -9,7 +9,7 @@ import torch
 
 import funcopt
 from funcopt import schedules
-from funcopt.config import OPTIMIZERS, SCHEDULES, Registry, build_optimizer, build_schedule
+from funcopt.config import OPTIMIZERS, SCHEDULES, Registry, build_optimizer, build_schedule, to_config
 
 PARAMS = {"w": jnp.ones((2, 2))}
 
@@ -148,6 +148,7 @@ def test_class_in_scepter_s_manner() -> None:
     optimizer = OPTIMIZERS.build(cfg, logger=None, parameters=torch.nn.Linear(2, 2).parameters())
     assert type(optimizer) is torch.optim.SGD
     assert optimizer.param_groups[0]["lr"] == 0.2
+    assert to_config(optimizer) == cfg
 
 
 def test_user_s_schedule() -> None:

@@ -65,6 +65,14 @@ def test_torch_groups_are_coalesced_and_named() -> None:
     assert "lr" not in groups[2]
 
 
+def test_names_of_groups_are_short_and_tell_them_apart() -> None:
+    rules = [Rule(path="head", lr_mult=0.7**4), Rule(path="embed", lr_mult=0.7**4 + 1e-9)]
+    groups = group_params(TorchNet(), rules)
+    assert [g.name for g in groups.groups] == ["lr_mult=0.2401", "default", f"lr_mult={0.7**4}"]
+    assert [total.params for total in groups.explain().totals] == [1, 8, 2]
+    assert repr(groups) == "Groups(11 parameters, 0 of them frozen, in 3 groups)"
+
+
 def test_group_field_keeps_groups_apart() -> None:
     rules = [Rule(path="head", group="top"), Rule(path="embed", group="bottom")]
     groups = group_params(TorchNet(), rules).param_groups()

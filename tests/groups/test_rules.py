@@ -1,7 +1,7 @@
 """What rules select, how they merge, and what they refuse."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ import torch
 from groups.models import TorchNet, numpy_tree
 
 import funcopt
-from funcopt.groups import KINDS, Param, Rule, group_params
+from funcopt.groups import KINDS, Rule, group_params
 
 STEM = ["backbone.stem.weight", "backbone.stem.bias"]
 NORM = ["backbone.norm.weight", "backbone.norm.bias"]
@@ -212,6 +212,10 @@ ERRORS = [
         ),
         "group_params: algorithms must have names of their own, got two that are '<lambda>'",
     ),
+    (
+        lambda: group_params(torch.nn.Sequential(torch.nn.LazyLinear(3))),
+        "group_params: '0.weight' must have a shape, which it gets when the model is called first",
+    ),
     (lambda: group_params({}), "group_params: the model must have parameters, got dict without any"),
     (
         lambda: group_params(numpy_tree(), [Rule(path="head", lr_mult=0.1)]).hyperparams(weight_decay=0.1),
@@ -286,32 +290,81 @@ def test_arrays_that_are_one_object_are_two_parameters_in_jax() -> None:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Variable:
-    """Stands for flax nnx's, which has this name."""
+    """Stands for flax nnx's, which has this name, as those below."""
 
     value: Any
 
 
+class Param(Variable): ...
+
+
+class BatchStat(Variable): ...
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
-class LayerNorm:
+class BatchNorm:
     scale: Any
     bias: Any
+    mean: Any
+
+
+for box in (Param, BatchStat):
+    jax.tree_util.register_dataclass(box, ["value"], [])
+
+
+class State(Mapping[str, Any]):
+    """Stands for nnx's mapping, which is no dict."""
+
+    def __init__(self, **content: Any) -> None:
+        self.content = content
+
+    def __getitem__(self, key: str) -> Any:
+        return self.content[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.content)
+
+    def __len__(self) -> int:
+        return len(self.content)
+
+
+jax.tree_util.register_pytree_with_keys(
+    State,
+    lambda state: ([(jax.tree_util.DictKey(key), value) for key, value in state.items()], tuple(state)),
+    lambda keys, values: State(**dict(zip(keys, values, strict=True))),
+)
 
 
 def test_boxes_around_arrays_are_no_layers() -> None:
-    norm = LayerNorm(Variable(jnp.ones(2)), Variable(jnp.ones(2)))
-    model = {"norm": norm, "linear": {"kernel": Variable(jnp.ones((2, 2)))}}
+    norm = BatchNorm(Param(jnp.ones(2)), Param(jnp.ones(2)), BatchStat(jnp.ones(2)))
+    model = {"norm": norm, "linear": {"kernel": Param(jnp.ones((2, 2)))}}
     groups = group_params(model, [Rule(kind="norm", decay_mult=0.0)])
-    assert [(a.param.name, a.param.module is norm) for a in groups.assignments] == [
-        ("linear.kernel", False),
-        ("norm.scale", True),
-        ("norm.bias", True),
+    assert [(a.param.name, a.param.module is norm, a.frozen) for a in groups.assignments] == [
+        ("linear.kernel", False, False),
+        ("norm.scale", True, False),
+        ("norm.bias", True, False),
+        ("norm.mean", True, True),
     ]
-    assert groups.hyperparams(weight_decay=1.0)["weight_decay"]["norm"] == 0.0
+    assert groups.hyperparams(weight_decay=1.0)["weight_decay"]["linear"] == 1.0
+
+
+def test_mapping_is_no_layer_whatever_its_class() -> None:
+    state = State(
+        norm=State(scale=Param(jnp.ones(2)), mean=BatchStat(jnp.ones(2))), dense=State(kernel=jnp.ones((2, 2)))
+    )
+    records = {a.param.name: a for a in group_params(state).assignments}
+    assert records["norm.scale"].param.kinds == {"norm"}
+    assert records["norm.scale"].param.module is None
+    assert {name: record.frozen for name, record in records.items()} == {
+        "norm.scale": False,
+        "norm.mean": True,
+        "dense.kernel": False,
+    }
 
 
 def test_param_knows_its_layer() -> None:
-    seen: list[Param] = []
+    seen: list[funcopt.groups.Param] = []
     group_params(TorchNet(), [Rule(where=lambda p: bool(seen.append(p)), lr_mult=2)])
     layer = next(param for param in seen if param.name == "backbone.layers.0.weight")
     assert (layer.layer, layer.leaf, layer.ndim) == ("backbone.layers.0", "weight", 2)

@@ -1,0 +1,262 @@
+"""`python -m benchmarks`: measures, prints the tables and writes them as files; exits with 1 if any number is wrong."""
+
+import argparse
+import gc
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import torch
+
+from benchmarks import _bridge, _growth, _jax, _memory, _report
+from benchmarks._goals import MATRIX, wanted_by_goals
+from benchmarks._measure import Triad
+from benchmarks._recipe import PEERS, Recipe, can_compile, peers_of
+from benchmarks._recipes import RECIPES
+from benchmarks._settings import Results, Settings
+from benchmarks._workloads import WORKLOADS, Workload
+from funcopt.torch_bridge import enable_multi_output_fusion
+
+Cases = Sequence[tuple[str, str]]  # recipe, workload
+
+SECTIONS = ("bridge", "jax", "growth", "memory")
+COMPILED_TENSORS = 50
+"""`torch.compile` takes 40 s for 150 tensors on two cores: beyond this many it is for goals, or asked for by name."""
+
+
+class Plan(NamedTuple):
+    """What is run unless the command line says otherwise."""
+
+    bridge: Cases
+    opt_in: Cases  # in a process of their own, whose flag must be set before JAX starts
+    jax: Cases
+    memory: Cases
+    peers: tuple[str, ...]
+    counts: tuple[int, ...]  # of tensors
+    sizes: tuple[int, ...]  # of one tensor
+    rounds: int
+
+
+GOAL_CASES = [
+    (recipe, workload)
+    for recipe, workload in dict.fromkeys(
+        tuple(pattern.split("/")[1:3]) for goal in MATRIX for pattern in goal.patterns
+    )
+]
+OPT_IN_CASES = [
+    (recipe, workload) for recipe, workload in GOAL_CASES if wanted_by_goals(f"opt-in/{recipe}/{workload}/fused")
+]
+QUICK = Plan(
+    bridge=GOAL_CASES,
+    opt_in=OPT_IN_CASES,
+    jax=[("adamw", "gpt2-small"), ("adamw", "1000x32x32")],
+    memory=[("adamw", "gpt2-small")],
+    peers=("default", "foreach", "fused", "bridge"),
+    counts=(10, _growth.MODEL, 1000),
+    sizes=(),
+    rounds=9,
+)
+FULL = Plan(
+    bridge=[(recipe.name, workload) for recipe in RECIPES.values() for workload in recipe.workloads],
+    opt_in=[(recipe, workload) for recipe in ("adamw", "recipe", "lion") for workload in ("gpt2-small", "resnet50")],
+    jax=[
+        (recipe.name, workload)
+        for recipe in RECIPES.values()
+        if recipe.optax is not None
+        for workload in recipe.workloads
+    ],
+    memory=[("adamw", "gpt2-small"), ("adamw", "resnet50"), ("recipe", "gpt2-small"), ("sgd-momentum", "gpt2-small")],
+    peers=PEERS,
+    counts=(10, 100, _growth.MODEL, 1000, 5000),
+    sizes=(2**10, 2**14, 2**18, 2**22, 2**24),
+    rounds=21,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        arguments: of the command line; None: those of this process.
+
+    Returns:
+        The exit code.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    given = _parser().parse_args(arguments)
+    if given.opt_in:
+        enable_multi_output_fusion()
+    plan = _restricted(QUICK if given.quick else FULL, given.algorithms, given.workloads)
+    settings = Settings(given.rounds or plan.rounds, given.seconds, device=given.device, opt_in=given.opt_in)
+    peers = plan.peers if given.peers is None else tuple(dict.fromkeys((*given.peers, "bridge")))
+    sections = ("bridge",) if given.opt_in else given.sections
+    results, triad = Results(), Triad(settings.device, settings.synchronize)
+
+    def bridge(recipe: Recipe, workload: Workload) -> Results:
+        chosen, skipped = _peers(recipe, workload, peers, given.peers is not None, settings)
+        measured = _bridge.measure(recipe, workload, chosen, settings, triad) if chosen else Results()
+        measured.skipped += skipped
+        return measured
+
+    def in_jax(recipe: Recipe, workload: Workload) -> Results:
+        if recipe.optax is None:
+            return Results(skipped=[f"jax, {recipe.name}: optax has another algorithm by that name"])
+        if reason := _too_large(recipe, workload, 3, settings):
+            return Results(skipped=[f"jax, {reason}"])
+        return _jax.measure(recipe, workload, settings, triad)
+
+    def memory(recipe: Recipe, workload: Workload) -> Results:
+        chosen = [peer for peer in peers_of(recipe) if peer in peers and peer != "compiled"]
+        return _memory.measure(recipe, workload, chosen, settings)
+
+    with jax.default_device(_jax.device_of(settings.device)):
+        if "bridge" in sections:
+            _each(plan.opt_in if settings.opt_in else plan.bridge, bridge, results)
+            if plan.opt_in and not settings.opt_in and "fused" in peers:
+                results.add(_opt_in(given, settings))
+        if "jax" in sections:
+            _each(plan.jax, in_jax, results)
+        if "growth" in sections:
+            print("growth", file=sys.stderr)
+            candidates = [peer for peer in ("default", "foreach", "fused", "bridge") if peer in peers]
+            results.add(_growth.measure(plan.counts, plan.sizes, candidates, settings, triad))
+        if "memory" in sections:
+            _each(plan.memory, memory, results)
+    return _finish(results, settings, arguments, given)
+
+
+def _finish(results: Results, settings: Settings, arguments: Sequence[str], given: argparse.Namespace) -> int:
+    where = _report.machine(settings)
+    report = _report.text(results, where)
+    print(report)
+    device = "" if settings.device.type == "cpu" else f"-{settings.device.type}"
+    name = f"latest-{'quick' if given.quick else 'full'}{device}{'-opt-in' if given.opt_in else ''}"
+    command = shlex.join(["python", "-m", "benchmarks", *arguments])
+    files = _report.write(results, where, command, report, given.output / name)
+    print("", *(f"written: {file}" for file in files), sep="\n")
+    wrong = [f"{name}: {finding.wrong}" for name, finding in results.findings.items() if finding.wrong]
+    print(*(f"WRONG NUMBERS: {line}" for line in wrong), sep="\n", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def _each(cases: Cases, measure: Callable[[Recipe, Workload], Results], results: Results) -> None:
+    """Runs cases one after the other, and leaves no memory behind."""
+    for recipe_name, workload_name in cases:
+        recipe = RECIPES[recipe_name]
+        print(f"{recipe_name} on {workload_name}", file=sys.stderr)
+        results.add(measure(recipe, WORKLOADS[workload_name].only(recipe.wants)))
+        torch.compiler.reset()
+        jax.clear_caches()
+        gc.collect()
+
+
+def _peers(
+    recipe: Recipe, workload: Workload, wanted: Sequence[str], by_name: bool, settings: Settings
+) -> tuple[list[str], list[str]]:
+    """The peers to run, and why others are not."""
+    case = f"{recipe.name} on {workload.name}"
+    if not workload.shapes:
+        return [], [f"{case}: no tensor of the kind that it is for"]
+    peers = [peer for peer in peers_of(recipe) if peer in wanted]
+    if reason := _too_large(recipe, workload, len(peers), settings):
+        return [], [reason]
+    skipped = []
+    if "compiled" in peers and not can_compile(settings.device):
+        skipped.append(f"compiled, {case}: there is no C++ compiler")
+    elif (
+        "compiled" in peers
+        and len(workload.shapes) > COMPILED_TENSORS
+        and settings.device.type == "cpu"
+        and not by_name
+        and not wanted_by_goals(f"bridge/{recipe.name}/{workload.name}/compiled")
+    ):
+        skipped.append(f"compiled, {case}: takes long for {len(workload.shapes)} tensors; ask with --peers compiled")
+    return [peer for peer in peers if peer != "compiled" or not skipped], skipped
+
+
+def _too_large(recipe: Recipe, workload: Workload, candidates: int, settings: Settings) -> str:
+    """Why a case does not fit into memory; empty if it does."""
+    # Gradients, the noise that they are made of, and in each candidate one array for what it has in passing.
+    need = 4 * workload.elements * (2 + candidates * (recipe.arrays + 1))
+    free = settings.free_bytes()
+    if need <= 0.9 * free:
+        return ""
+    return f"{recipe.name} on {workload.name}: needs {need / 2**30:.0f} GiB, and {free / 2**30:.0f} are free"
+
+
+def _opt_in(given: argparse.Namespace, settings: Settings) -> Results:
+    """The plan's cases with multi-output fusion, in a process of their own."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "benchmarks", "--opt-in", "--peers", "fused,bridge", "--output", folder]
+        command += ["--rounds", str(settings.rounds), "--seconds", str(settings.seconds)]
+        command += ["--device", str(settings.device), *(["--quick"] if given.quick else [])]
+        for option in ("algorithms", "workloads"):
+            if names := getattr(given, option):
+                command += [f"--{option}", ",".join(names)]
+        print("opt-in, in a process of its own", file=sys.stderr)
+        child = subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
+        found = list(Path(folder).glob("*.json"))
+        if not found:
+            raise RuntimeError(f"benchmarks: {shlex.join(command)} failed with {child.returncode}")
+        return _report.read(found[0])
+
+
+def _restricted(plan: Plan, algorithms: Sequence[str] | None, workloads: Sequence[str] | None) -> Plan:
+    """The cases of a plan with these algorithms, or on these workloads; with both, each on each."""
+
+    def few(cases: Cases) -> Cases:
+        return [(a, w) for a, w in cases if a in (algorithms or RECIPES) and w in (workloads or WORKLOADS)]
+
+    def product(cases: Cases) -> Cases:
+        return [(a, w) for a in algorithms for w in workloads] if algorithms and workloads else few(cases)
+
+    return plan._replace(
+        bridge=product(plan.bridge), opt_in=few(plan.opt_in), jax=product(plan.jax), memory=product(plan.memory)
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Times funcopt against torch.optim and optax, and says which goals are reached.",
+        epilog="Lists are separated by commas.",
+    )
+    parser.add_argument("--quick", action="store_true", help="only what the goals need; a few minutes")
+    for option, names in (("workloads", WORKLOADS), ("algorithms", RECIPES), ("peers", PEERS)):
+        parser.add_argument(f"--{option}", type=_names(names), metavar="LIST", help=f"of {', '.join(names)}")
+    parser.add_argument(
+        "--sections", type=_names(SECTIONS), metavar="LIST", default=SECTIONS, help=f"of {', '.join(SECTIONS)}"
+    )
+    parser.add_argument("--rounds", type=int, metavar="N", help="at least so many per comparison")
+    parser.add_argument(
+        "--seconds", type=float, default=Settings(0).seconds, help="comparisons of short steps go on for so long"
+    )
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu or cuda")
+    parser.add_argument(
+        "--opt-in",
+        action="store_true",
+        help="the bridge section with XLA's multi-output fusion; other runs do this by themselves in another process",
+    )
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the files")
+    return parser
+
+
+def _names(known: Iterable[str]) -> Callable[[str], list[str]]:
+    """A parser of lists of known names."""
+
+    def parse(given: str) -> list[str]:
+        for name in (names := given.split(",")):
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"must be among {', '.join(known)}, got {name!r}")
+        return names
+
+    return parse
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,232 @@
+"""What a run found: as tables for a terminal, as JSON, and as a plot."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jaxlib
+import numpy as np
+import optax
+import torch
+
+import funcopt
+from benchmarks._goals import COLUMNS, GOALS, MATRIX, OTHERS, Verdict, judge
+from benchmarks._measure import Finding
+from benchmarks._recipes import RECIPES
+from benchmarks._settings import Results, Row, Settings
+
+HERE = Path(__file__).parent
+
+
+def machine(settings: Settings) -> dict[str, Any]:
+    """Where the run took place, and with what."""
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "device": torch.cuda.get_device_name(settings.device) if settings.device.type == "cuda" else "cpu",
+        "load average": os.getloadavg(),
+        "torch threads": torch.get_num_threads(),
+        "flags": {name: os.environ.get(name, "") for name in ("XLA_FLAGS", "OMP_NUM_THREADS", "JAX_PLATFORMS")},
+        "opt-in": settings.opt_in,
+        "rounds": settings.rounds,
+        "versions": {
+            "python": platform.python_version(),
+            "funcopt": funcopt.__version__,
+            "git": _git("describe", "--always", "--dirty"),
+            **{module.__name__: module.__version__ for module in (torch, jax, jaxlib, optax, np)},
+        },
+    }
+
+
+def _git(*arguments: str) -> str:
+    try:
+        return subprocess.run(["git", *arguments], cwd=HERE, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def text(results: Results, where: dict[str, Any]) -> str:
+    """The whole report."""
+    verdicts = {(goal.row, goal.column): judge(goal, results.findings) for goal in GOALS}
+    lines = [
+        f"{where['cpu']}, {where['cores']} cores, device {where['device']}",
+        f"torch with {where['torch threads']} threads, load {where['load average'][0]:.1f}, flags {where['flags']}",
+        ", ".join(f"{name} {version}" for name, version in where["versions"].items()),
+        "",
+        *_rows(results.rows),
+        *_memory(results.findings),
+        *(["", "not run:", *(f"    {reason}" for reason in results.skipped)] if results.skipped else []),
+        "",
+        "goals: bridge against torch, how many times faster, 20 % and 80 % quantiles of paired rounds",
+        *_table(
+            [
+                ["", *COLUMNS],
+                *(
+                    [row, *(_cell(verdicts.get((row, column))) for column in COLUMNS)]
+                    for row in dict.fromkeys(goal.row for goal in MATRIX)
+                ),
+            ]
+        ),
+        "",
+        "further goals",
+        *_table([[goal.row, goal.column, _cell(verdicts[goal.row, goal.column])] for goal in OTHERS]),
+    ]
+    reasons = [
+        f"    {verdict.status}: {verdict.goal.row}, {verdict.goal.column}: {verdict.reason}"
+        for verdict in verdicts.values()
+        if verdict.reason
+    ]
+    return "\n".join([*lines, *(["", "no verdict:", *reasons] if reasons else [])])
+
+
+def _cell(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return ""
+    goal, finding = verdict.goal, verdict.finding
+    bound = f"{'<=' if goal.upper else '>='} {goal.bound:g}{goal.unit}"
+    if finding is None or verdict.reason:
+        return f"{verdict.status} ({bound})"
+    value, low, high = (x * goal.factor for x in (finding.value, finding.low, finding.high))
+    interval = f" [{low:.4g}..{high:.4g}]" if low < high else ""
+    aimed = f", aim {goal.aim:g}" if goal.aim is not None and value < goal.aim else ""
+    return f"{value:.4g}{goal.unit}{interval} {bound} {verdict.status}{aimed}"
+
+
+def _rows(rows: Sequence[Row]) -> list[str]:
+    """The measurements: shortest times stand beside medians, and ratios of shortest beside medians of ratios."""
+    head = ["section", "recipe", "workload", "candidate", "ms", "min", "ratio", "20..80 %", "min/min", "eff"]
+    head += ["start s", "temp", "error", "rejected", ""]
+    lines = [head]
+    for row in rows:
+        ratio = row.ratio
+        lines.append(
+            [
+                row.section,
+                row.recipe,
+                row.workload,
+                row.candidate,
+                f"{row.time.value * 1e3:.3f}",
+                f"{row.time.best * 1e3:.3f}",
+                "" if ratio is None else f"{ratio.value:.2f}",
+                "" if ratio is None else f"{ratio.low:.2f}..{ratio.high:.2f}",
+                "" if ratio is None else f"{ratio.best:.2f}",
+                "" if row.efficiency is None else f"{row.efficiency:.2f}",
+                "" if row.start is None else f"{row.start.value:.2f}",
+                "" if row.extra is None else f"{row.extra:.3f}",
+                "" if row.error is None else f"{row.error:.0e}",
+                row.rejected,
+                "WRONG" if row.time.wrong else "noisy" if row.time.noise else "",
+            ]
+        )
+    return _table(lines) if rows else []
+
+
+def _memory(findings: dict[str, Finding]) -> list[str]:
+    """Memory of a step, relative to the parameters'."""
+    peaks = [name.split("/", 1)[1] for name in findings if name.startswith("peak/")]
+    lines = [["memory x parameters", "during step()", "held beyond parameters, gradients, state"]]
+    lines += [[case, *(f"{findings[f'{kind}/{case}'].value:.2f}" for kind in ("peak", "held"))] for case in peaks]
+    return ["", *_table(lines)] if peaks else []
+
+
+def _table(lines: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def write(results: Results, where: dict[str, Any], command: str, report: str, stem: Path) -> list[Path]:
+    """Writes the report as text, JSON and, if matplotlib is there, a plot.
+
+    Args:
+        results: what was found.
+        where: the machine.
+        command: that made it.
+        report: the text.
+        stem: of the files' names.
+
+    Returns:
+        The files.
+    """
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    written = [stem.with_suffix(".txt"), stem.with_suffix(".json")]
+    written[0].write_text(f"{command}\n{report}\n")
+    content = {
+        "command": command,
+        "machine": where,
+        "findings": {name: finding._asdict() for name, finding in results.findings.items()},
+        "rows": [_plain(row) for row in results.rows],
+        "skipped": results.skipped,
+        "goals": [
+            {"row": v.goal.row, "column": v.goal.column, "bound": v.goal.bound, "status": v.status, "reason": v.reason}
+            for v in (judge(goal, results.findings) for goal in GOALS)
+        ],
+    }
+    written[1].write_text(json.dumps(content, indent=1) + "\n")
+    try:
+        import matplotlib
+    except ImportError:
+        print("no plot: matplotlib is not installed; pip install 'funcopt[examples]'", file=sys.stderr)
+        return written
+    matplotlib.use("Agg")
+    written.append(stem.with_suffix(".png"))
+    _plot(results.rows, written[-1])
+    return written
+
+
+def read(path: Path) -> Results:
+    """The results in a JSON file that `write` made."""
+    content = json.loads(path.read_text())
+    findings = {name: Finding(**finding) for name, finding in content["findings"].items()}
+    parts = ("time", "ratio", "start")
+    rows = [Row(**{**row, **{part: row[part] and Finding(**row[part]) for part in parts}}) for row in content["rows"]]
+    return Results(findings, rows, content["skipped"])
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    return {name: value._asdict() if isinstance(value, Finding) else value for name, value in row._asdict().items()}
+
+
+def _plot(rows: Sequence[Row], path: Path) -> None:
+    """Ratios with their quantiles on the left, time of a step against the number of tensors on the right."""
+    from matplotlib import pyplot as plt
+
+    compared = [row for row in rows if row.ratio is not None]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(14, 3 + 0.18 * len(compared)), layout="constrained")
+    for i, row in enumerate(compared):
+        assert row.ratio is not None
+        value, low, high = row.ratio.value, row.ratio.low, row.ratio.high
+        colour = "tab:grey" if row.ratio.noise or row.ratio.wrong else "tab:blue" if value >= 1 else "tab:orange"
+        left.barh(i, value, xerr=[[max(0.0, value - low)], [max(0.0, high - value)]], color=colour)
+    named = [f"{RECIPES[row.recipe].title}, {row.workload}, {_against(row)}" for row in compared]
+    left.set_yticks(range(len(named)), named, fontsize=7)
+    left.invert_yaxis()
+    left.axvline(1.0, color="black", linewidth=0.8)
+    left.set(xscale="log", xlabel="how many times faster funcopt is (grey: noisy)")
+    growth = [row for row in rows if row.section == "growth"]
+    for candidate in dict.fromkeys(row.candidate for row in growth):
+        points = [
+            (int(count.replace(",", "")), row.time.value * 1e3)
+            for row in growth
+            for count, size in [row.workload.split(" x ")]
+            if row.candidate == candidate and size == "1"
+        ]
+        right.plot(*zip(*sorted(points), strict=True), marker="o", label=candidate)
+    if growth:
+        right.legend()
+    right.set(xscale="log", yscale="log", xlabel="tensors of one element", ylabel="ms per step of AdamW")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _against(row: Row) -> str:
+    return f"{row.candidate} against optax" if row.section == "jax" else f"{row.section} against {row.candidate}"
