@@ -54,6 +54,7 @@ from funcopt.transforms import averaged_params as averaged_params
 from funcopt.transforms import clip_by_global_norm as clip_by_global_norm
 from funcopt.transforms import clip_by_value as clip_by_value
 from funcopt.transforms import global_norm as global_norm
+from funcopt.transforms import join_small_leaves as join_small_leaves
 from funcopt.transforms import lbfgs as lbfgs
 from funcopt.transforms import masked as masked
 from funcopt.transforms import muon as muon

@@ -11,10 +11,10 @@ Hyperparameter LbfgsState ParamsEmaState ReduceLrOnPlateauState RowSparse RpropS
 ScaleByAdagradState ScaleByAdamState ScaleByAdamaxState ScaleByMuonState ScaleByNadamState ScaleByRadamState
 ScaleByRmspropState ScaleBySparseAdamState Schedule ScheduledState TorchBridge TraceState adadelta adafactor adagrad
 adam adamax adamw add_decayed_weights apply_updates asgd averaged_params chain clip_by_global_norm clip_by_value config
-current_hyperparams freeze from_optax_state global_norm groups lbfgs masked muon nadam named_chain params_ema partition
-radam reduce_lr_on_plateau rmsprop rprop scale scale_by_adadelta scale_by_adagrad scale_by_adam scale_by_adamax
-scale_by_learning_rate scale_by_multipliers scale_by_muon scale_by_nadam scale_by_radam scale_by_rmsprop
-scale_by_sparse_adam schedules sgd sparse_adam to_optax_state torch_bridge trace
+current_hyperparams freeze from_optax_state global_norm groups join_small_leaves lbfgs masked muon nadam named_chain
+params_ema partition radam reduce_lr_on_plateau rmsprop rprop scale scale_by_adadelta scale_by_adagrad scale_by_adam
+scale_by_adamax scale_by_learning_rate scale_by_multipliers scale_by_muon scale_by_nadam scale_by_radam
+scale_by_rmsprop scale_by_sparse_adam schedules sgd sparse_adam to_optax_state torch_bridge trace
 """
 
 

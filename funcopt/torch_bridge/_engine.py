@@ -23,10 +23,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from funcopt._base import PyTree, apply_updates
 from funcopt._rows import is_rows
 from funcopt._tree import weak, with_step_per_leaf
+from funcopt.torch_bridge import _fusion
 from funcopt.torch_bridge._buffers import Device
 from funcopt.torch_bridge._groups import GroupLeaves, PerGroup, is_group_leaves
 from funcopt.torch_bridge._recipe import Layout, Recipe
@@ -141,16 +143,9 @@ class Engine:
         params = _merge(grads, owned, lent)
         if amp is not None:
             grads = jax.tree.map(lambda grad: _unscale(grad, amp[0]), grads)
-        tx = self._recipe.build(layout.fill([weak(numbers[i]) for i in range(layout.size)]))
-        try:
-            updates, new_state = tx.update(jax.tree.map(_widen, grads), state, params, **extra)
-        except TypeError as error:
-            if "required keyword-only argument" not in str(error):
-                raise
-            raise TypeError(
-                f"TorchBridge: {self._recipe.name} needs value, the loss; call step(closure) with a closure that "
-                "returns it"
-            ) from error
+        updates, new_state = self._transform(layout, numbers, grads, state, params, extra)
+        if _fusion.is_enabled():
+            new_state = self._transform(layout, *lax.optimization_barrier((numbers, grads, state, params)), extra)[1]
         # A transformation that is careless with dtypes (float32 moments for bfloat16 parameters after one update)
         # must not change what its state is made of.
         new_state = jax.tree.map(lambda new, old: new.astype(old.dtype), new_state, state)
@@ -166,6 +161,27 @@ class Engine:
             )
         new_params = jax.tree.map(_new_value, updates, params, is_leaf=is_rows)
         return _like_keys(new_params, owned), new_state, _like_keys(new_params, lent)
+
+    def _transform(
+        self,
+        layout: Layout,
+        numbers: jax.Array,
+        grads: PerGroup,
+        state: PyTree,
+        params: PerGroup,
+        extra: dict[str, jax.Array],
+    ) -> tuple[PyTree, PyTree]:
+        """The updates, and the new state."""
+        tx = self._recipe.build(layout.fill([weak(numbers[i]) for i in range(layout.size)]))
+        try:
+            return tx.update(jax.tree.map(_widen, grads), state, params, **extra)
+        except TypeError as error:
+            if "required keyword-only argument" not in str(error):
+                raise
+            raise TypeError(
+                f"TorchBridge: {self._recipe.name} needs value, the loss; call step(closure) with a closure that "
+                "returns it"
+            ) from error
 
 
 def _merge(like: PerGroup, *trees: PerGroup) -> PerGroup:

@@ -22,6 +22,7 @@ from funcopt.transforms._clip import clip_by_global_norm as clip_by_global_norm
 from funcopt.transforms._clip import clip_by_value as clip_by_value
 from funcopt.transforms._clip import global_norm as global_norm
 from funcopt.transforms._decay import add_decayed_weights as add_decayed_weights
+from funcopt.transforms._join import join_small_leaves as join_small_leaves
 from funcopt.transforms._lbfgs import LbfgsState as LbfgsState
 from funcopt.transforms._lbfgs import lbfgs as lbfgs
 from funcopt.transforms._mask import masked as masked
