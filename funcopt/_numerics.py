@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from funcopt._tree import is_static
+from funcopt._tree import is_static, weak
 
 
 def lerp(start: jax.Array, end: jax.Array, weight: Any) -> jax.Array:
@@ -33,3 +34,11 @@ def bias_correction(beta: Any, step: jax.Array) -> jax.Array:
 def filled(param: jax.Array, value: Any = 0.0) -> jax.Array:
     """A new array of a parameter's shape and dtype; `value` fills both parts of a complex one, as in torch."""
     return jnp.full(param.shape, value * (1 + 1j) if jnp.iscomplexobj(param) else value, param.dtype)
+
+
+def again(scalar: Any) -> Any:
+    """The same number, which XLA takes for another one: what is computed from it is computed once more.
+
+    For an intermediate that two results need. XLA:CPU would write it to memory, in full, to read it twice.
+    """
+    return weak(lax.optimization_barrier(jnp.asarray(scalar, dtype=float)))

@@ -41,6 +41,10 @@ MAX_PATTERNS = 8
 for all further patterns computes with zeros and drops what comes of them."""
 
 
+MAX_MERGED_MOMENTS = 2
+"""Moments that XLA merges into one loop with the parameters. Loops of more come apart, and cost several times more."""
+
+
 class Update(NamedTuple):
     """What an update needs; trees by group, in which a missing gradient is None."""
 
@@ -144,7 +148,7 @@ class Engine:
         if amp is not None:
             grads = jax.tree.map(lambda grad: _unscale(grad, amp[0]), grads)
         updates, new_state = self._transform(layout, numbers, grads, state, params, extra)
-        if _fusion.is_enabled():
+        if _fusion.is_enabled() and _has_few_moments(state):
             new_state = self._transform(layout, *lax.optimization_barrier((numbers, grads, state, params)), extra)[1]
         # A transformation that is careless with dtypes (float32 moments for bfloat16 parameters after one update)
         # must not change what its state is made of.
@@ -196,6 +200,13 @@ def _merge(like: PerGroup, *trees: PerGroup) -> PerGroup:
 def _like_keys(tree: PerGroup, like: PerGroup) -> PerGroup:
     """Those leaves of a tree whose keys another has."""
     return PerGroup(node.take(other.keys) for node, other in zip(tree.values, like.values, strict=True))
+
+
+def _has_few_moments(state: PyTree) -> bool:
+    """Whether XLA makes one loop of parameters and state: it does of up to three results."""
+    nodes = [node for node in jax.tree.leaves(state, is_leaf=is_group_leaves) if is_group_leaves(node)]
+    moments = [node for node in nodes if any(jnp.ndim(leaf) for leaf in jax.tree.leaves(node))]
+    return len(moments) <= MAX_MERGED_MOMENTS * len({node.group for node in moments})
 
 
 def _like(flags: jax.Array, tree: PerGroup) -> dict[tuple[int, str | int], jax.Array]:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from funcopt import _checks
 from funcopt._base import GradientTransformationExtraArgs, Hyperparameter, chain, leafwise, scheduled
-from funcopt._numerics import filled
+from funcopt._numerics import again, filled
 from funcopt.transforms._decay import add_decayed_weights
 from funcopt.transforms._scale import ascend_where, scale_by_learning_rate
 
@@ -32,9 +32,11 @@ def adadelta_rule(
     """Adadelta's direction: the rule of the module's head, before the learning rate."""
     del step  # counted, as torch does, and not used
     square_avg = rho * square_avg + (1 - rho) * g * g
-    update = jnp.sqrt(acc_delta + eps) / jnp.sqrt(square_avg + eps) * g
-    acc_delta = rho * acc_delta + (1 - rho) * update * update
-    return update, square_avg, acc_delta
+
+    def direction(eps: Any) -> jax.Array:
+        return jnp.sqrt(acc_delta + eps) / jnp.sqrt(square_avg + eps) * g
+
+    return direction(eps), square_avg, rho * acc_delta + (1 - rho) * direction(again(eps)) ** 2
 
 
 def _init_adadelta(param: jax.Array, **hyperparams: Any) -> tuple[jax.Array, jax.Array]:
