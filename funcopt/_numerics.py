@@ -41,4 +41,6 @@ def again(scalar: Any) -> Any:
 
     For an intermediate that two results need. XLA:CPU would write it to memory, in full, to read it twice.
     """
+    if is_static(scalar) and scalar == 0:
+        return scalar  # what a plain 0 switches off stays off
     return weak(lax.optimization_barrier(jnp.asarray(scalar, dtype=float)))

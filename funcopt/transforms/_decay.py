@@ -20,12 +20,13 @@ def _off(weight_decay: Any, mask: bool) -> bool:
     return not mask or (is_static(weight_decay) and weight_decay == 0)
 
 
-def _decay_rule(update: jax.Array, *, param: jax.Array, weight_decay: jax.Array | float, mask: bool) -> jax.Array:
+def decay_rule(update: jax.Array, *, param: jax.Array, weight_decay: jax.Array | float, mask: bool = True) -> jax.Array:
+    """The rule of the module's head."""
     # As in torch, a plain 0 leaves the update alone, where 0 * inf would make it NaN.
     return update if _off(weight_decay, mask) else update + weight_decay * param
 
 
-def _rows(*, weight_decay: Any, mask: bool) -> Handling:
+def decay_rows(*, weight_decay: Any, mask: bool = True) -> Handling:
     """Decay would change all rows. A traced number is let through: the bridge checks that it is 0, as torch does."""
     return "refuse" if is_static(weight_decay) and not _off(weight_decay, mask) else "rows"
 
@@ -55,6 +56,6 @@ def add_decayed_weights(
 
     def make(weight_decay: Hyperparameter) -> GradientTransformationExtraArgs:
         hyperparams = {"weight_decay": weight_decay, "mask": mask}
-        return leafwise(owner, _decay_rule, hyperparams, needs_params=True, rows=_rows)
+        return leafwise(owner, decay_rule, hyperparams, needs_params=True, rows=decay_rows)
 
     return scheduled(make, {"weight_decay": weight_decay})

@@ -1,5 +1,6 @@
 """Stochastic gradient descent with momentum, as `torch.optim.SGD`.
 
+    g    = g + weight_decay * p
     buf  = momentum * buf + (1 - dampening) * g        first update: buf = g, undampened
     g    = g + momentum * buf   if nesterov else   buf
     p    = p - lr * g
@@ -14,9 +15,10 @@ import jax.numpy as jnp
 
 from funcopt import _checks
 from funcopt._base import GradientTransformationExtraArgs, Hyperparameter, chain, leafwise, scheduled
+from funcopt._numerics import again
 from funcopt._rows import Handling
 from funcopt._tree import is_static
-from funcopt.transforms._decay import add_decayed_weights
+from funcopt.transforms._decay import decay_rows, decay_rule
 from funcopt.transforms._scale import ascend_where, scale_by_learning_rate
 
 
@@ -42,6 +44,23 @@ def trace_rule(
     return (g + momentum * momentum_buffer if nesterov else momentum_buffer), momentum_buffer
 
 
+def sgd_rule(
+    g: jax.Array,
+    momentum_buffer: jax.Array | None,
+    *,
+    param: jax.Array,
+    weight_decay: jax.Array | float,
+    nesterov: bool,
+    **trace: Any,
+) -> tuple[jax.Array, jax.Array | None]:
+    """`trace_rule` of the decayed gradient, which is computed for the buffer and, with nesterov, for the direction."""
+    decayed = decay_rule(g, param=param, weight_decay=weight_decay)
+    direction, momentum_buffer = trace_rule(decayed, momentum_buffer, nesterov=False, **trace)
+    if nesterov:
+        direction = decay_rule(g, param=param, weight_decay=again(weight_decay)) + trace["momentum"] * direction
+    return direction, momentum_buffer
+
+
 def _init_trace(param: jax.Array, *, momentum: Any, dampening: Any, nesterov: bool) -> tuple[jax.Array | None]:
     _check_nesterov("trace", momentum, dampening, nesterov)
     return (None if is_static(momentum) and momentum == 0 else jnp.zeros(param.shape, param.dtype),)
@@ -51,6 +70,11 @@ def _rows(*, momentum: Any, **hyperparams: Any) -> Handling:
     """Momentum moves the rows of earlier gradients, too; torch keeps it in a sparse buffer that grows with them."""
     del hyperparams
     return "rows" if is_static(momentum) and momentum == 0 else "dense"
+
+
+def _sgd_rows(*, weight_decay: Any, **trace: Any) -> Handling:
+    decay = decay_rows(weight_decay=weight_decay)
+    return decay if decay == "refuse" else _rows(**trace)
 
 
 def _check_nesterov(owner: str, momentum: Any, dampening: Any, nesterov: Any) -> None:
@@ -121,9 +145,20 @@ def sgd(
     _checks.check_hyperparam("sgd", "weight_decay", weight_decay, _checks.NON_NEGATIVE)
     _checks.check_flag("sgd", "maximize", maximize)
     _check_trace("sgd", momentum, dampening, nesterov)
+
+    def make(**hyperparams: Hyperparameter) -> GradientTransformationExtraArgs:
+        return leafwise(
+            "sgd",
+            sgd_rule,
+            {**hyperparams, "nesterov": nesterov},
+            state=TraceState,
+            init_leaf=lambda param, weight_decay, **trace: _init_trace(param, **trace),
+            needs_params=True,
+            rows=_sgd_rows,
+        )
+
     return chain(
         ascend_where(maximize),
-        add_decayed_weights(weight_decay),
-        trace(momentum, dampening, nesterov),
+        scheduled(make, {"weight_decay": weight_decay, "momentum": momentum, "dampening": dampening}),
         scale_by_learning_rate(lr),
     )
