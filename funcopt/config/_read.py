@@ -50,7 +50,9 @@ def _load(path: pathlib.Path) -> Any:
     try:
         yaml = importlib.import_module("yaml")
     except ImportError as error:
-        raise ImportError("YAML configs need PyYAML, which is not installed; pip install pyyaml") from error
+        raise ImportError(
+            "YAML configs need PyYAML, which is not installed; install it with: pip install 'funcopt[config]'"
+        ) from error
     return _with_numbers(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from funcopt import _checks
 from funcopt._base import (
@@ -50,17 +49,8 @@ def global_norm(updates: PyTree, norm_type: float = 2.0) -> jax.Array:
     if norm_type == math.inf:
         return functools.reduce(jnp.maximum, [jnp.max(x) for x in magnitudes])
     if norm_type == 2:
-        return jnp.sqrt(lax.platform_dependent(magnitudes, cuda=_sum_of_squares_joined, default=_sum_of_squares))
+        return jnp.sqrt(functools.reduce(operator.add, [jnp.sum(x * x) for x in magnitudes]))
     return functools.reduce(operator.add, [jnp.sum(x**norm_type) for x in magnitudes]) ** (1 / norm_type)
-
-
-def _sum_of_squares(leaves: list[jax.Array]) -> jax.Array:
-    return functools.reduce(operator.add, [jnp.sum(x * x) for x in leaves])
-
-
-def _sum_of_squares_joined(leaves: list[jax.Array]) -> jax.Array:
-    """As one reduction: XLA for GPUs launches two kernels for each, and never writes the joined array to memory."""
-    return _sum_of_squares([jnp.concatenate([x.ravel() for x in leaves])])
 
 
 def _clip_norm_rule(update: jax.Array, *, max_norm: Any, norm: Any) -> jax.Array:

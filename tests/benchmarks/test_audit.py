@@ -210,18 +210,18 @@ def test_elementwise_is_what_is_marked(name):
 # bytes per parameter, launches, temporaries in the parameters' size, all on one tensor of 4096 x 4096
 ON_CPU = {
     "sgd": (12.0, 2, 0.0),
-    "sgd momentum": (28.0, 3, 0.0),
-    "sgd nesterov decay": (40.0, 4, 1.0),
-    "adam": (48.0, 6, 0.0),
+    "sgd momentum": (24.0, 3, 0.0),
+    "sgd nesterov decay": (32.0, 3, 0.0),
+    "adam": (40.0, 6, 0.0),
     "adamw": (40.0, 6, 0.0),
     "amsgrad": (52.0, 7, 0.0),
-    "adagrad": (40.0, 4, 1.0),
-    "rmsprop": (40.0, 4, 1.0),
-    "rmsprop centered momentum": (68.0, 6, 1.0),
-    "adadelta": (80.0, 7, 3.0),
-    "adamax": (48.0, 5, 0.0),
-    "nadam": (52.0, 9, 0.0),
-    "radam": (48.0, 11, 0.0),
+    "adagrad": (28.0, 3, 0.0),
+    "rmsprop": (28.0, 3, 0.0),
+    "rmsprop centered momentum": (56.0, 5, 0.0),
+    "adadelta": (56.0, 5, 1.0),
+    "adamax": (40.0, 5, 0.0),
+    "nadam": (44.0, 9, 0.0),
+    "radam": (40.0, 11, 0.0),
     "rprop": (68.0, 6, 2.0),
     "asgd": (24.0, 9, 0.0),
     "lion": (36.0, 4, 1.0),
@@ -291,9 +291,9 @@ def test_torch_traffic(name, form):
 
 # The goals that are missed as yet, by algorithm and list.
 SHORT = {
-    ("nadam", "gpt2-block"): ["15 launches for 4 large tensors"],  # mu_product of each leaf, two launches each
     ("asgd", "gpt2-block"): ["18 launches for 4 large tensors"],  # eta and mu of each leaf
-    ("recipe", "gpt2-block"): ["20 launches for 4 large tensors"],  # the norm of each leaf, two launches each
+    # The norm of each leaf, two launches each; joined it would be one, and an all-gather where leaves are sharded.
+    ("recipe", "gpt2-block"): ["20 launches for 4 large tensors"],
 }
 
 
