@@ -79,7 +79,7 @@ class Recipe:
         self.name = "a ready transformation" if self._ready else _name_of(transform)
         self.defaults: dict[str, Any] = {}
         self._fixed: dict[str, Any] = {}
-        self._counts: set[str] = set()  # arguments whose default is an int: numbers of steps, sizes, seeds
+        self._counts: set[str] = set()  # arguments whose default is no float, so that ints stay ints: sizes, seeds
         self._spelling: dict[str, str] = {}
         if self._ready is not None:
             if hyperparams:
@@ -112,7 +112,9 @@ class Recipe:
             raise TypeError(
                 f"TorchBridge: {self.name} needs {name}; pass it as TorchBridge(params, {self.name}, {name}=...)"
             )
-        if isinstance(parameter.default, int) and not isinstance(parameter.default, bool):
+        if parameter.default is None or (
+            isinstance(parameter.default, int) and not isinstance(parameter.default, bool)
+        ):
             self._counts.add(name)
         # A function is a schedule where the factory expects a number; for an argument such as optax's mask it is just
         # a value, which no group can change.

@@ -90,10 +90,19 @@ def as_entry(leaves: Leaves) -> Entry:
 def _copy_to_torch(name: str, leaf: Slice) -> Any:
     if isinstance(leaf.array, int):
         return leaf.array
-    tensor = borrow_as_torch(leaf.array)
+    tensor = borrow_as_torch(_plain_array(leaf.array))
     tensor = tensor if leaf.member is None else leaf.member.view(tensor)
     # torch counts in float32.
     return tensor.to(torch.float32 if name == "step" else None, copy=True)
+
+
+def _plain_array(array: jax.Array) -> jax.Array:
+    """An array of numbers; of random keys what they are made of, with a sign, since torch cannot pickle uint32."""
+    return jax.random.key_data(array).view(jnp.int32) if _is_key(array) else array
+
+
+def _is_key(array: jax.Array) -> bool:
+    return jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
 
 
 def read_leaves(state: PyTree, parts: Iterable[Part]) -> dict[Place, Leaves]:
@@ -219,7 +228,10 @@ def write_entries(
         if _is_flat(part, old):
             value = part.join(tensor(name, member.place, old, member.own_shape) for member in part.members)
         else:
-            value = tensor(name, part.place, old, old.shape)
+            value = tensor(name, part.place, old, _plain_array(old).shape)
+        if _is_key(old):
+            data = copy_to_jax(value.to(torch.int32), device).view(jnp.uint32)
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(old))
         return copy_to_jax(value, device).astype(old.dtype)
 
     def replace(name: str, group: int | None, node: Any) -> Any:

@@ -1,5 +1,6 @@
 """optax's own optimizers on the bridge give the numbers that they give in a JAX loop."""
 
+import pickle
 from typing import Any
 
 import jax
@@ -122,3 +123,20 @@ def test_argument_that_is_needed_while_tracing() -> None:
         bridge.step()
     fixed = TorchBridge([p], lambda lr: recipe(lr), lr=0.1)
     fixed.step()
+
+
+def test_random_keys_in_the_state() -> None:
+    """A checkpoint holds them as integers; the run goes on with the same noise."""
+    ours, resumed = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    bridge = TorchBridge([ours], optax.noisy_sgd, lr=0.1, key=0)
+    for p in (ours, resumed):
+        p.grad = torch.ones(3)
+    bridge.step()
+    saved = pickle.loads(pickle.dumps(bridge.state_dict()))
+    resumed.data.copy_(ours)
+    other = TorchBridge([resumed], optax.noisy_sgd, lr=0.1, key=1)
+    other.load_state_dict(saved)
+    for optimizer in (bridge, other):
+        optimizer.step()
+    assert torch.equal(ours, resumed)
+    assert saved["state"][0]["rng_key"].dtype == torch.int32
