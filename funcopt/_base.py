@@ -188,7 +188,9 @@ def leafwise(
         if handling == "refuse":
             raise RuntimeError(f"{owner} does not support sparse gradients; make them dense")
         if handling == "dense":
-            return update_array(to_dense(leaf, moments[0]), param, moments, values)
+            # Of a parameter that is given as rows, too, the others are not read: its decay is 0, or it was refused.
+            dense_param = to_dense(param, moments[0]) if is_rows(param) else param
+            return update_array(to_dense(leaf, moments[0]), dense_param, moments, values)
         indices, own = coalesce(leaf)
         row_moments = [take_rows(moment, indices) for moment in moments]
         new, *new_moments = update_array(own, take_rows(param, indices), row_moments, values)

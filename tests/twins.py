@@ -1,6 +1,6 @@
 """Optimizers of funcopt beside the ones of torch.optim that they must agree with, and a small model to train."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import optax
@@ -75,4 +75,27 @@ def train(
 def difference(ours: torch.nn.Module, theirs: torch.nn.Module) -> float:
     """The largest difference of two models' parameters and buffers, relative to the largest value."""
     a, b = ([t.detach().numpy() for t in model.state_dict().values()] for model in (ours, theirs))
+    return worst_error(a, b)
+
+
+def make_parameters(
+    shapes: Sequence[tuple[int, ...]], dtype: torch.dtype = torch.float64, seed: int = 0
+) -> list[torch.nn.Parameter]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=dtype)) for shape in shapes]
+
+
+def set_gradients(params: Iterable[torch.Tensor], step: int) -> None:
+    """Gradients that depend on the step and on a parameter's place."""
+    generator = torch.Generator().manual_seed(5000 + step)
+    for p in params:
+        p.grad = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.dtype)
+
+
+def largest_difference(ours: Iterable[torch.Tensor], theirs: Iterable[torch.Tensor]) -> float:
+    """The largest difference of two lists of tensors, relative to the largest value."""
+    pairs = [pair for pair in zip(ours, theirs, strict=True) if pair[1].numel()]
+    if not pairs:
+        return 0.0
+    a, b = ([t.detach().numpy() for t in tensors] for tensors in zip(*pairs, strict=True))
     return worst_error(a, b)

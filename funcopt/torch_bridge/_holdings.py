@@ -12,7 +12,7 @@ from funcopt._base import ElementwiseTransformation, PyTree
 from funcopt.torch_bridge import _buffers, _matching, _state_dict
 from funcopt.torch_bridge._engine import Engine, Update
 from funcopt.torch_bridge._memory import Blocks
-from funcopt.torch_bridge._parts import Candidate, Place, make_parts
+from funcopt.torch_bridge._parts import Candidate, Part, Place, make_parts
 from funcopt.torch_bridge._recipe import Layout, Recipe
 
 MAX_DIVISIONS = 8
@@ -84,7 +84,7 @@ class Holdings:
             for place, p in places.items()
         )
         with self.engine.precision():
-            blocks = Blocks(parts, places, len(groups), self.engine.device, self._device, reuse=self.blocks)
+            blocks = self._blocks_of(parts, groups)
             fresh = self.engine.init(layout, numbers, blocks.lend_params())
             tree = _state_dict.write_entries(fresh, entries, parts, self.engine.device, _describe, complete=complete)
         self.layout, self._in_place, self._repeats = layout, flat, repeats
@@ -112,6 +112,8 @@ class Holdings:
 
     def gradients(self, groups: Sequence[Group]) -> Gradients:
         """The gradients that there are; parameters of which some have one and others not are no longer joined."""
+        if any(block.has_moved() for block in self.blocks):
+            self._settle(groups)
         grads: list[list[Any]] = [[p.grad for p in block.params] for block in self.blocks]
         divided = {
             p: self._reason(p, grad)
@@ -125,6 +127,18 @@ class Holdings:
         self._apart |= divided
         self.rebuild(groups, self.entries(groups))
         return self.gradients(groups)
+
+    @torch.no_grad()
+    def _settle(self, groups: Sequence[Group]) -> None:
+        """Makes the memory of parameters anew that someone has moved, and the state, too, where it no longer fits."""
+        if all(block.fits() for block in self.blocks):
+            with self.engine.precision():
+                self.blocks = self._blocks_of(self.blocks.parts, groups)
+        else:
+            self.rebuild(groups, self.entries(groups))
+
+    def _blocks_of(self, parts: Sequence[Part], groups: Sequence[Group]) -> Blocks:
+        return Blocks(parts, _places(groups), len(groups), self.engine.device, self._device, reuse=self.blocks)
 
     def _reason(self, p: torch.Tensor, grad: torch.Tensor | None) -> Hashable:
         if grad is not None and grad.layout != torch.strided:

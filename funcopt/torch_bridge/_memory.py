@@ -1,8 +1,8 @@
 """Where the compiled update finds gradients and parameters, and where it leaves its results.
 
 A *block* is the memory of one part. On the CPU a flat block is JAX's own memory, which the update overwrites in place
-(XLA donates it), seen by torch: a large parameter lives in it, small ones are copied in before the update and out after
-it. On a GPU it is torch's memory, which the result is copied into.
+(XLA donates it), and the parameters live in it; one that something else holds too is copied in before the update and
+out after it. On a GPU it is torch's memory, which the result is copied into.
 
 Tensors over JAX's memory: XLA must not know of them, or it would not write in place, so they are made from the bare
 address. The memory lives as long as any tensor on it, since torch's storage refers to the array's owner. An array whose
@@ -11,18 +11,21 @@ program that needs memory of its own is not given this one.
 """
 
 import ctypes
+import functools
 import itertools
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import torch
 
 from funcopt._rows import RowSparse
 from funcopt.torch_bridge._buffers import Device, borrow_as_jax, borrow_as_torch, copy_rows_to_jax, copy_to_jax
 from funcopt.torch_bridge._groups import GroupLeaves, PerGroup
-from funcopt.torch_bridge._parts import Member, Part, Place
+from funcopt.torch_bridge._parts import Member, Part, Place, memory_order
 
 _dtype_of = attrgetter("dtype")
 
@@ -52,7 +55,7 @@ class JaxMemory:
         """Takes the update's result over."""
         if result.unsafe_buffer_pointer() == self._owner.address:
             self._owner.array = result
-        else:  # XLA did not write in place: the old memory is still there, and tensors are on it
+        else:  # somebody held the array, so that XLA left it alone: the old memory is still there, with tensors on it
             self.tensor.copy_(borrow_as_torch(result))
 
 
@@ -62,6 +65,14 @@ class _Owner:
     def __init__(self, array: jax.Array) -> None:
         self.array = array
         self.address = array.unsafe_buffer_pointer()
+
+
+@functools.cache
+def _writes_in_place(device: Device) -> bool:
+    """Whether a donated array's result is at its address: on the CPU it always was, and nothing promises it."""
+    array = jax.device_put(jnp.zeros(1024), device).copy()
+    address = array.unsafe_buffer_pointer()
+    return jax.jit(jnp.negative, donate_argnums=0)(array).unsafe_buffer_pointer() == address
 
 
 class TorchMemory:
@@ -93,7 +104,7 @@ class FlatBlock:
         self.part = part
         self.key = part.place[1]
         self.params = params
-        self.owned = device.platform == "cpu"
+        self.owned = device.platform == "cpu" and _writes_in_place(device)
         values = [p.detach().to(torch_device) for p in params]
         if self.owned:
             self._memory = JaxMemory(part.join(values), device)
@@ -105,10 +116,23 @@ class FlatBlock:
             flat = part.members[0].flatten(values[0]) if len(values) == 1 else part.join(values)
             self._memory = TorchMemory(flat)
         self._views = _views(part.members, self._memory.tensor)
-        self._addresses = [view.data_ptr() for view in self._views]
-        self._away: list[int] = []  # whose memory is not the block's: for good, or since someone moved it
+        self._addresses = _addresses(params)
+        self._strides = _strides(params)
+        # Those whose memory is their own.
+        self._away = [i for i, view in enumerate(self._views) if view.data_ptr() != self._addresses[i]]
         self._grads: torch.Tensor | None = None
         self._grad_views: list[torch.Tensor] = []
+
+    def has_moved(self) -> bool:
+        """Whether someone gave a parameter other memory, or put it into another order, since the block was made."""
+        return _addresses(self.params) != self._addresses or _strides(self.params) != self._strides
+
+    def fits(self) -> bool:
+        """Whether the parameters still have their places in the flat array, wherever their memory is."""
+        return all(
+            p.dtype == self._memory.tensor.dtype and tuple(p.shape) == m.own_shape and memory_order(p) == m.order
+            for m, p in zip(self.part.members, self.params, strict=True)
+        )
 
     def takes(self, kinds: set[torch.layout | None]) -> bool:
         """Whether these are the layouts of gradients that the block takes together; None stands for a missing one."""
@@ -120,9 +144,7 @@ class FlatBlock:
 
     def lend_params(self) -> Any:
         """The parameters as the update takes them."""
-        self._away = []
-        if [p.data_ptr() for p in self.params] != self._addresses:
-            self._away = [i for i, p in enumerate(self.params) if p.data_ptr() != self._addresses[i]]
+        if self._away:
             _copy([self._views[i] for i in self._away], [self.params[i] for i in self._away])
         return self._memory.lend()
 
@@ -163,7 +185,16 @@ class PlainBlock:
         self.key = part.place[1]
         self.params = params
         self._device = torch_device
+        self._dtype = params[0].dtype
         self._rows: torch.Tensor | None = None  # those that are lent
+
+    def has_moved(self) -> bool:
+        """Whether someone gave the parameter another dtype; memory of its own may be anywhere."""
+        return self.params[0].dtype != self._dtype
+
+    def fits(self) -> bool:
+        """Whether the parameter is still what it was."""
+        return not self.has_moved()
 
     def takes(self, kinds: set[torch.layout | None]) -> bool:
         """Any: there is one gradient, or none."""
@@ -224,7 +255,7 @@ class Blocks:
         reuse: "Blocks | None" = None,
     ) -> None:
         self.parts = parts
-        known = {(block.part, *map(id, block.params)): block for block in reuse or ()}
+        known = {(block.part, *map(id, block.params)): block for block in reuse or () if not block.has_moved()}
         self._groups: list[list[Block]] = [[] for _ in range(groups)]
         for part in parts:
             own = [params[member.place] for member in part.members]
@@ -275,6 +306,14 @@ class Blocks:
         return PerGroup(groups)
 
 
+def _addresses(tensors: list[torch.Tensor]) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]
+
+
+def _strides(tensors: list[torch.Tensor]) -> list[tuple[int, ...]]:
+    return [tensor.stride() for tensor in tensors]
+
+
 def _copy(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
     torch._foreach_copy_(targets, sources)  # pyright: ignore[reportPrivateImportUsage]
 
@@ -300,13 +339,12 @@ def _check_rows(gradient: torch.Tensor) -> None:
 
 def is_movable(param: torch.Tensor) -> bool:
     """Whether a parameter's memory can move: no view, no other tensor, no other process would stay behind."""
+    if _holders(param) != _holders(torch.empty(1)):
+        return False
     storage = param.untyped_storage()
-    # One for the parameter, one for the Python object of its storage.
-    users = torch._C._storage_Use_Count(storage._cdata)  # pyright: ignore[reportAttributeAccessIssue]
     return (
         type(param) in (torch.Tensor, torch.nn.Parameter)
         and param.device.type == "cpu"
-        and users <= 2
         and param.is_leaf
         and not param.is_shared()
         and storage.nbytes() == param.numel() * param.element_size()
@@ -314,3 +352,9 @@ def is_movable(param: torch.Tensor) -> bool:
         and not param.is_conj()
         and not param.is_neg()
     )
+
+
+def _holders(tensor: torch.Tensor) -> tuple[int, int]:
+    """How many tensors refer to a tensor's storage, and how many variables to the one Python object of it."""
+    storage = tensor.untyped_storage()
+    return torch._C._storage_Use_Count(storage._cdata), sys.getrefcount(storage)  # pyright: ignore

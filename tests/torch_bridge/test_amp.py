@@ -8,6 +8,8 @@ import torch
 import funcopt
 from funcopt import TorchBridge
 
+pytestmark = pytest.mark.usefixtures("each_path")
+
 OVERFLOW_AT = (3, 4, 9)
 
 

@@ -573,6 +573,7 @@ def test_ever_new_patterns_of_missing_gradients_compile_a_bounded_number_of_prog
     bridge = TorchBridge(two_groups(parameters(0) + parameters(1), lr=0.03), factory, lr=0.1, **options)
     reference = torch_class(two_groups(parameters(0) + parameters(1), lr=0.03), lr=0.1, **options)
     assert_equal(train_with_gaps(bridge), train_with_gaps(reference))
-    assert bridge.compilations <= _engine.MAX_PATTERNS + 2
+    # Before each of at most 7 divisions of joined parameters one; then some patterns, all others, and no missing one.
+    assert bridge.compilations <= 7 + _engine.MAX_PATTERNS + 2
     ours, theirs = bridge.state_dict()["state"], reference.state_dict()["state"]
     assert {i: int(e.get("step", 0)) for i, e in ours.items()} == {i: int(e.get("step", 0)) for i, e in theirs.items()}

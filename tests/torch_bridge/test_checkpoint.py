@@ -46,6 +46,7 @@ def load(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, f
 
 @EACH_TWIN
 @EACH_LAYOUT
+@pytest.mark.usefixtures("each_path")
 def test_save_and_resume(twin: Twin, flat: bool, tmp_path: Path) -> None:
     ours, theirs = make_model(), make_model()
     train(theirs, twin.theirs(theirs.parameters(), lr=0.05), range(12))

@@ -71,6 +71,7 @@ def jax_bytes() -> int:
 
 
 @EACH_TWIN
+@pytest.mark.usefixtures("each_path")
 def test_nothing_is_left_of_a_deleted_optimizer(twin: Twin) -> None:
     """The weights and a saved state go on alone; of JAX's arrays stays only what the weights live in."""
     gc.collect()
@@ -99,6 +100,7 @@ def test_nothing_is_left_of_a_deleted_optimizer(twin: Twin) -> None:
     assert jax_bytes() == before
 
 
+@pytest.mark.usefixtures("each_path")
 def test_parameters_go_with_their_optimizer() -> None:
     """The optimizer is what holds them: then nothing does."""
     model = make_model()

@@ -10,6 +10,8 @@ import funcopt
 from funcopt import TorchBridge
 from funcopt.torch_bridge import optim
 
+pytestmark = pytest.mark.usefixtures("each_path")
+
 
 def named(*names: str) -> list[tuple[str, torch.nn.Parameter]]:
     return [(name, torch.nn.Parameter(torch.full((3,), float(len(name))))) for name in names]

@@ -13,6 +13,8 @@ from twins import EACH_TWIN, ROUNDING, TWINS, Twin, difference, make_model, trai
 import funcopt
 from funcopt import TorchBridge
 
+pytestmark = pytest.mark.usefixtures("each_path")
+
 
 def test_entries_are_snapshots_of_a_live_view() -> None:
     model = make_model()

@@ -1,0 +1,147 @@
+"""Parameters that miss gradients: however joined ones are divided, numbers are torch's and compilations are bounded."""
+
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from twins import ROUNDING, largest_difference, make_parameters, set_gradients
+
+import funcopt
+from funcopt import TorchBridge
+from funcopt.torch_bridge import _engine, _parts, optim
+
+SHAPES = [(4, 3), (5,), (), (2, 3, 2), (1,), (0, 2), (3, 3), (7,), (2, 2), (6,), (1, 4), (8,)]
+STEPS = 40
+DECAY = 0.9
+
+
+def averaged(lr: Any, max_norm: Any = 2.0) -> funcopt.GradientTransformation:
+    return funcopt.chain(funcopt.clip_by_global_norm(max_norm), funcopt.adamw(lr), funcopt.params_ema(DECAY))
+
+
+class ClippedAdamW(torch.optim.AdamW):
+    """The same by hand; a parameter without a gradient keeps its average."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, lr=lr)
+        self.averages: dict[torch.Tensor, torch.Tensor] = {}
+
+    def step(self, closure: Any = None) -> None:
+        params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        torch.nn.utils.clip_grad_norm_(params, 2.0)
+        super().step(closure)
+        for p in params:
+            old = self.averages.get(p, p.detach())
+            self.averages[p] = DECAY * old + (1 - DECAY) * p.detach()
+
+
+class Case(NamedTuple):
+    ours: Callable[..., torch.optim.Optimizer]
+    theirs: Callable[..., torch.optim.Optimizer]
+    options: dict[str, Any]
+
+
+CASES = {
+    "AdamW": Case(optim.AdamW, torch.optim.AdamW, {"amsgrad": True}),
+    "NAdam": Case(optim.NAdam, torch.optim.NAdam, {}),
+    "ASGD": Case(optim.ASGD, torch.optim.ASGD, {"t0": 5.0}),
+    "SGD": Case(optim.SGD, torch.optim.SGD, {"momentum": 0.9, "dampening": 0.2}),
+    "recipe": Case(lambda params, lr: TorchBridge(params, averaged, lr=lr), ClippedAdamW, {}),
+}
+
+
+def patterns(kind: str) -> list[list[bool]]:
+    """Which parameters have a gradient, step by step."""
+    rng = np.random.default_rng(3)
+    n = len(SHAPES)
+    match kind:
+        case "random":
+            return [(rng.random(n) < 0.6).tolist() for _ in range(STEPS)]
+        case "rare":
+            return [(rng.random(n) < 0.95).tolist() for _ in range(STEPS)]
+        case "one more each step":
+            return [[i <= step % (n + 1) for i in range(n)] for step in range(STEPS)]
+        case "halves":
+            return [[(i // 6 + step // 3) % 2 == 0 for i in range(n)] for step in range(STEPS)]
+    raise ValueError(kind)
+
+
+def groups(params: list[torch.nn.Parameter]) -> list[dict[str, Any]]:
+    return [{"params": params[:7]}, {"params": params[7:], "lr": 0.03}]
+
+
+def one_step(
+    optimizer: torch.optim.Optimizer, params: list[torch.nn.Parameter], step: int, present: list[bool]
+) -> None:
+    set_gradients(params, step)
+    for p, keep in zip(params, present, strict=True):
+        p.grad = p.grad if keep else None
+    optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((name, kind) for name in CASES for kind in ("random", "halves")),
+        *(("SGD", kind) for kind in ("rare", "one more each step")),
+    ],
+)
+def test_divisions_never_change_numbers(name: str, kind: str) -> None:
+    """40 steps, in whose middle the state goes through a checkpoint, under "halves" to an optimizer that joins anew."""
+    case = CASES[name]
+    params, expected = make_parameters(SHAPES), make_parameters(SHAPES)
+    optimizer = case.ours(groups(params), lr=0.1, **case.options)
+    reference = case.theirs(groups(expected), lr=0.1, **case.options)
+    bridges = [optimizer]
+    for step, present in enumerate(patterns(kind)):
+        if step in (13, 26):
+            saved = copy.deepcopy(optimizer.state_dict())
+            if step == 26 and kind == "halves":
+                optimizer = case.ours(groups(params), lr=0.7, **case.options)
+                bridges.append(optimizer)
+            optimizer.load_state_dict(saved)
+        one_step(optimizer, params, step, present)
+        one_step(reference, expected, step, present)
+        assert largest_difference(params, expected) <= ROUNDING
+    if isinstance(reference, ClippedAdamW):
+        own = [optimizer.state[p]["ema"] for p, q in zip(params, expected, strict=True) if q in reference.averages]
+        theirs = [reference.averages[q] for q in expected if q in reference.averages]
+        assert len(own) == len(params)
+        assert largest_difference(own, theirs) <= ROUNDING
+    ours = optimizer.state_dict()["state"]
+    counts = {i: int(entry["step"]) for i, entry in reference.state_dict()["state"].items() if entry.get("step")}
+    assert {i: int(entry["step"]) for i, entry in ours.items() if entry.get("step")} == counts
+    # Each division leaves more parts, so there are at most n - 1, with a program or two before the next; then come the
+    # programs for single patterns, that for all parameters and that for further patterns.
+    for bridge in bridges:
+        assert isinstance(bridge, TorchBridge)
+        assert bridge.compilations <= 2 * (len(SHAPES) - 1) + _engine.MAX_PATTERNS + 2
+
+
+def test_small_models_divide_once_per_pattern() -> None:
+    """Two halves in turn: one division, two programs and that before it."""
+    params = make_parameters(SHAPES)
+    optimizer = optim.AdamW(params)
+    for step in range(12):
+        one_step(optimizer, params, step, [True] * 12 if step == 0 else [(i < 6) == (step % 2 == 0) for i in range(12)])
+    assert optimizer.compilations == 3
+    one_step(optimizer, params, 12, [True] * 12)
+    assert optimizer.compilations == 4
+
+
+@pytest.mark.parametrize("join_up_to", [-1, 3, _parts.JOIN_UP_TO])
+def test_how_parameters_are_joined_changes_nothing(join_up_to: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is joined, the numbers are those of parameters in their own shapes."""
+    results = []
+    for fast in (False, True):
+        monkeypatch.setattr(TorchBridge, "fast_path", fast)
+        monkeypatch.setattr(_parts, "JOIN_UP_TO", join_up_to)
+        params = make_parameters(SHAPES)
+        optimizer = TorchBridge(groups(params), averaged, lr=0.1)
+        for step, present in enumerate(patterns("halves")[:8]):
+            one_step(optimizer, params, step, present)
+        results.append(params)
+    assert largest_difference(*results) <= ROUNDING
