@@ -17,7 +17,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from funcopt._base import GradientTransformationExtraArgs, Hyperparameter, PyTree, chain, leafwise
+from funcopt._base import (
+    ElementwiseTransformation,
+    GradientTransformationExtraArgs,
+    Hyperparameter,
+    PyTree,
+    chain,
+    leafwise,
+)
 from funcopt.transforms import add_decayed_weights, scale_by_learning_rate, trace
 
 
@@ -34,7 +41,7 @@ def sgdw(
 def lion(
     lr: Hyperparameter = 1e-4, weight_decay: Hyperparameter = 0.0, *, betas: tuple[float, float] = (0.9, 0.99)
 ) -> GradientTransformationExtraArgs:
-    return chain(optax.scale_by_lion(*betas), add_decayed_weights(weight_decay), scale_by_learning_rate(lr))
+    return chain(_marked(optax.scale_by_lion(*betas)), add_decayed_weights(weight_decay), scale_by_learning_rate(lr))
 
 
 def adabelief(
@@ -44,7 +51,7 @@ def adabelief(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-16,
 ) -> GradientTransformationExtraArgs:
-    direction = optax.scale_by_belief(*betas, eps=eps, eps_root=eps)
+    direction = _marked(optax.scale_by_belief(*betas, eps=eps, eps_root=eps))
     return chain(direction, add_decayed_weights(weight_decay), scale_by_learning_rate(lr))
 
 
@@ -56,8 +63,13 @@ def rmsproptf(
     alpha: float = 0.9,
     eps: float = 1e-10,
 ) -> GradientTransformationExtraArgs:
-    direction = optax.scale_by_rms(decay=alpha, eps=eps, initial_scale=1.0)
+    direction = _marked(optax.scale_by_rms(decay=alpha, eps=eps, initial_scale=1.0))
     return chain(add_decayed_weights(weight_decay), direction, scale_by_learning_rate(lr), trace(momentum))
+
+
+def _marked(tx: optax.GradientTransformation) -> ElementwiseTransformation:
+    """A part of optax that treats each element alone, and says so: it may see parameters joined."""
+    return ElementwiseTransformation(*optax.with_extra_args_support(tx))
 
 
 class LookaheadState(NamedTuple):
@@ -85,7 +97,7 @@ def lookahead(alpha: float = 0.5, k: int = 6) -> GradientTransformationExtraArgs
         functools.partial(_lookahead_rule, alpha=alpha, k=k),
         {},
         state=LookaheadState,
-        init_leaf=lambda param: (param,),
+        init_leaf=lambda param: (jnp.array(param),),
         needs_params=True,
     )
 

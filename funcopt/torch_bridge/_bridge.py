@@ -43,7 +43,7 @@ class TorchBridge(torch.optim.Optimizer):
             function that returns a chain), or a ready transformation, which has none.
         **hyperparams: values for the factory's arguments: numbers, flags, or schedules, which are evaluated at the
             count of applied updates before each; `lr` also names optax's `learning_rate`. What is not given has the
-            factory's default.
+            factory's default. Whatever else is written into a group takes a schedule's place until its value is back.
 
     Raises:
         ValueError: for a value that the factory refuses, in any group.
@@ -69,6 +69,7 @@ class TorchBridge(torch.optim.Optimizer):
 
     _recipe: Recipe
     _schedules: list[dict[str, Any]]  # per group, by hyperparameter: schedules, and tuples with one in them
+    _written: list[dict[str, Any]]  # per group: the scheduled values that it was given last
     _held: Holdings | None  # None until the state is first needed
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "TorchBridge":
@@ -76,6 +77,7 @@ class TorchBridge(torch.optim.Optimizer):
         self = super().__new__(cls)
         # Here and not in __init__, so that subclasses may take the constructor of a torch optimizer.
         self._schedules = []
+        self._written = []
         self._held = None
         return self
 
@@ -143,13 +145,14 @@ class TorchBridge(torch.optim.Optimizer):
             if schedules:
                 group["schedule_step"] = max((g.get("schedule_step", 0) for g in self.param_groups), default=0)
             self._schedules.append(schedules)
+            self._written.append({})
             self._apply_schedules()
             self._check_values()
             if self._held is not None:
                 self._held.rebuild(self.param_groups, known)
         except BaseException:
             self.param_groups.pop()
-            del self._schedules[len(self.param_groups) :]
+            del self._schedules[len(self.param_groups) :], self._written[len(self.param_groups) :]
             raise
 
     def state_dict(self) -> dict[str, Any]:
@@ -193,8 +196,9 @@ class TorchBridge(torch.optim.Optimizer):
         entries, fields, report = _matching.match(self.param_groups, loaded, match, strict, rename)
         merged = [{**group, **new} for group, new in zip(self.param_groups, copy.deepcopy(fields), strict=True)]
         self._holdings.assemble(merged, entries, complete=True)
-        for group, new in zip(self.param_groups, merged, strict=True):
+        for group, written, new in zip(self.param_groups, self._written, merged, strict=True):
             group.update(new)
+            written.clear()
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
         return report
@@ -214,7 +218,11 @@ class TorchBridge(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         # `config` is what funcopt.config keeps of how it built the optimizer.
-        own = {name: self.__dict__[name] for name in ("_recipe", "_schedules", "config") if name in self.__dict__}
+        own = {
+            name: self.__dict__[name]
+            for name in ("_recipe", "_schedules", "_written", "config")
+            if name in self.__dict__
+        }
         return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -240,12 +248,12 @@ class TorchBridge(torch.optim.Optimizer):
         return _buffers.borrow_as_jax(torch.ones(()) if scale is None else scale), _buffers.borrow_as_jax(found_inf)
 
     def _counts_after_update(self) -> list[tuple[dict[str, Any], int]]:
-        """The scheduled groups and what they will have counted; an update that AMP skips is none."""
+        """The groups that follow their schedules and what they will have counted; an update that AMP skips is none."""
         skipped = getattr(self, "found_inf", None) is not None and bool(self.found_inf)
         return [
-            (group, group["schedule_step"] + (not skipped))
-            for group, schedules in zip(self.param_groups, self._schedules, strict=True)
-            if schedules
+            (group, group["schedule_step"] + 1)
+            for group, written in zip(self.param_groups, self._written, strict=True)
+            if written and not skipped and not _differs(group, written)
         ]
 
     def _check_parameters(self) -> None:
@@ -270,10 +278,14 @@ class TorchBridge(torch.optim.Optimizer):
         self._recipe.build(layout.fill(numbers.tolist()))
 
     def _apply_schedules(self) -> None:
-        """Writes scheduled hyperparameters into their groups."""
-        for group, schedules in zip(self.param_groups, self._schedules, strict=True):
-            for name, schedule in schedules.items():
-                group[name] = _plain(at_step(schedule, group["schedule_step"], tuples=True))
+        """Writes scheduled hyperparameters into their groups, where nobody has written anything else since."""
+        for group, schedules, written in zip(self.param_groups, self._schedules, self._written, strict=True):
+            if not _differs(group, written):
+                values = {
+                    name: _plain(at_step(f, group["schedule_step"], tuples=True)) for name, f in schedules.items()
+                }
+                group.update(values)
+                written.update(values)
 
 
 def _extra(loss: Any) -> dict[str, float]:
@@ -282,6 +294,11 @@ def _extra(loss: Any) -> dict[str, float]:
         return {} if loss is None else {"value": float(loss)}
     except (TypeError, ValueError):
         return {}
+
+
+def _differs(group: dict[str, Any], written: dict[str, Any]) -> bool:
+    """Whether a group's scheduled values are not those that it was given."""
+    return any(group[name] != value for name, value in written.items())
 
 
 def _plain(value: Any) -> Any:

@@ -149,7 +149,8 @@ class Engine:
             grads = jax.tree.map(lambda grad: _unscale(grad, amp[0]), grads)
         updates, new_state = self._transform(layout, numbers, grads, state, params, extra)
         if _fusion.is_enabled() and _has_few_moments(state):
-            new_state = self._transform(layout, *lax.optimization_barrier((numbers, grads, state, params)), extra)[1]
+            numbers, grads, state, params = lax.optimization_barrier((numbers, grads, state, params))
+            new_state = self._transform(layout, numbers, grads, state, params, extra)[1]
         # A transformation that is careless with dtypes (float32 moments for bfloat16 parameters after one update)
         # must not change what its state is made of.
         new_state = jax.tree.map(lambda new, old: new.astype(old.dtype), new_state, state)

@@ -12,6 +12,7 @@ import optax
 import pytest
 import torch
 from parity import make_problem, run_torch, worst_error
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
 import funcopt
 from funcopt import TorchBridge
@@ -182,6 +183,25 @@ def test_schedule_shows_the_value_in_use() -> None:
         assert [group["lr"] for group in bridge.param_groups] == [schedule(step)] * 2
     assert_equal(ours, theirs)
     assert bridge.compilations == 1
+
+
+def test_a_value_written_into_a_group_takes_the_schedules_place() -> None:
+    """Until the schedule's own is back, as when torch's checkpoint tools step once with lr 0 to make the state."""
+    params = parameters()
+    bridge = TorchBridge(params, funcopt.sgd, lr=lambda step: 0.5 / (1 + step), weight_decay=0.1)
+    before = [p.detach().clone() for p in params]
+    model = torch.nn.ParameterList(params)
+    get_optimizer_state_dict(model, bridge)
+    assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
+    train(bridge, range(2))
+    assert bridge.param_groups[0]["lr"] == 0.25
+    bridge.param_groups[0]["lr"] = 0.0
+    before = [p.detach().clone() for p in params]
+    train(bridge, range(2, 4))
+    assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
+    bridge.param_groups[0]["lr"] = 0.25
+    train(bridge, range(4, 5))
+    assert bridge.param_groups[0]["lr"] == pytest.approx(0.5 / 3)
 
 
 def test_schedule_resumes_from_a_checkpoint() -> None:
