@@ -84,7 +84,9 @@ class Engine:
     def init(self, layout: Layout, numbers: np.ndarray, params: PerGroup) -> PyTree:
         """The initial state, in arrays of its own: none is a parameter's, or another's twice, so all can be donated."""
         with self.precision():
-            state = jax.tree.map(jnp.array, self._recipe.build(layout.fill(numbers.tolist())).init(params))
+            tx = self._recipe.build(layout.fill(numbers.tolist()))
+            # Compiled as one: operation by operation each shape would be compiled for itself.
+            state = jax.jit(lambda params: jax.tree.map(jnp.array, tx.init(params)))(params)
             # On that device for good, as a loaded state is, or XLA would compile once more for the difference.
             return jax.device_put(state, self.device)
 

@@ -46,8 +46,9 @@ class Holdings:
             for p in group["params"]:
                 sizes[p.device] += 1 + p.numel()
         # Parameters on other devices are copied to the one that has the most, and back.
-        self._device = max(sizes, key=sizes.__getitem__)
-        self.engine = Engine(recipe, {device: _buffers.jax_device(device) for device in sizes}[self._device])
+        self._device = max(sizes, key=sizes.__getitem__, default=torch.device("cpu"))
+        devices = {device: _buffers.jax_device(device) for device in (*sizes, self._device)}
+        self.engine = Engine(recipe, devices[self._device])
         self._tree: PyTree = None
         self._found: dict[torch.Tensor, _state_dict.Leaves] | None = None  # where the state is, once someone asked
         self._in_place = False
