@@ -7,6 +7,7 @@ or the memory, and tells which rounds are worthless. That matters most for the o
 torch's OpenMP barriers make its kernels up to 20 times slower, which must never count as our speed.
 """
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -123,6 +124,7 @@ class Triad:
 
     def once(self, call: Callable[[], object]) -> Finding:
         """The time of something that happens only once, such as compiling, between two passes."""
+        gc.collect()  # or what was left by others is cleared away while this one is timed
         before = self()
         seconds = timed(call, self._synchronize)
         noisy = max(before, self()) > NOISE * self.best

@@ -116,6 +116,7 @@ def leafwise(
     elementwise: bool = True,
     rows: HandlingOf = refuse,
     tuples: tuple[str, ...] = (),
+    prepare: Callable[..., Mapping[str, Any]] = dict,
 ) -> GradientTransformationExtraArgs:
     """Lifts a leaf rule to trees.
 
@@ -138,6 +139,8 @@ def leafwise(
         rows: `rows(**hyperparams)` says what to do with a `RowSparse` update: refuse it, run the rule on those rows
             of everything, or make it dense.
         tuples: names of the hyperparameters whose values are tuples.
+        prepare: `prepare(**hyperparams)`, with `step=` where the state has it, gives the rule's arguments instead;
+            called once for all leaves that have the same numbers, where the rule would compute with scalars for each.
 
     Returns:
         The transformation.
@@ -146,13 +149,10 @@ def leafwise(
     moment_names = [] if state is None else [name for name in state._fields if name != "step"]
 
     def spread(treedef: Any) -> list[dict[str, Any]]:
-        columns = {
-            name: [
-                _tree.weak(value)
-                for value in _tree.broadcast_prefix(prefix, treedef, owner=owner, name=name, tuples=name in tuples)
-            ]
-            for name, prefix in hyperparams.items()
-        }
+        columns = {}
+        for name, prefix in hyperparams.items():
+            scalars = _tree.map_prefix(_tree.weak, prefix, tuples=name in tuples)
+            columns[name] = _tree.broadcast_prefix(scalars, treedef, owner=owner, name=name, tuples=name in tuples)
         return [{name: column[i] for name, column in columns.items()} for i in range(treedef.num_leaves)]
 
     def init(params: PyTree) -> PyTree:
@@ -168,32 +168,35 @@ def leafwise(
         trees = {name: treedef.unflatten([moment[i] for moment in moments]) for i, name in enumerate(moment_names)}
         return state(step=_tree.zero_step(), **trees) if counts else state(**trees)
 
-    def update_array(leaf: Any, param: Any, moments: Sequence[Any], values: dict[str, Any]) -> list[Any]:
+    def update_array(leaf: Any, param: Any, moments: Sequence[Any], prepared: Mapping[str, Any]) -> list[Any]:
         stored = [jnp.asarray(leaf), *moments]
         arguments = [None if x is None else _tree.to_compute(x) for x in stored]
+        own: dict[str, Any] = {}
         if needs_params:
-            values["param"] = _tree.to_compute(jnp.asarray(param))
+            own["param"] = _tree.to_compute(jnp.asarray(param))
         if needs_dtype:
-            values["dtype"] = jnp.result_type(param)
-        outputs = rule(*arguments, **values)
+            own["dtype"] = jnp.result_type(param)
+        outputs = rule(*arguments, **prepared, **own)
         return [
             None if old is None else _tree.from_compute(new, old.dtype)
             for old, new in zip(stored, outputs if moments else (outputs,), strict=True)
         ]
 
-    def update_leaf(leaf: Any, param: Any, moments: Sequence[Any], values: dict[str, Any]) -> list[Any]:
+    def update_leaf(
+        leaf: Any, param: Any, moments: Sequence[Any], values: Mapping[str, Any], prepared: Mapping[str, Any]
+    ) -> list[Any]:
         if not is_rows(leaf):
-            return update_array(leaf, param, moments, values)
+            return update_array(leaf, param, moments, prepared)
         handling = rows(**values)
         if handling == "refuse":
             raise RuntimeError(f"{owner} does not support sparse gradients; make them dense")
         if handling == "dense":
             # Of a parameter that is given as rows, too, the others are not read: its decay is 0, or it was refused.
             dense_param = to_dense(param, moments[0]) if is_rows(param) else param
-            return update_array(to_dense(leaf, moments[0]), dense_param, moments, values)
+            return update_array(to_dense(leaf, moments[0]), dense_param, moments, prepared)
         indices, own = coalesce(leaf)
         row_moments = [take_rows(moment, indices) for moment in moments]
-        new, *new_moments = update_array(own, take_rows(param, indices), row_moments, values)
+        new, *new_moments = update_array(own, take_rows(param, indices), row_moments, prepared)
         return [
             RowSparse(indices, new),
             *(put_rows(old, indices, new) for old, new in zip(moments, new_moments, strict=True)),
@@ -208,6 +211,7 @@ def leafwise(
         leaf_steps = _tree.broadcast_prefix(step, treedef, owner=owner, name="step")
         param_leaves = treedef.flatten_up_to(params) if needs_params else [None] * len(leaves)
         columns = [treedef.flatten_up_to(getattr(current, name)) for name in moment_names]
+        prepared: dict[tuple[int, ...], Mapping[str, Any]] = {}  # by what it comes from
         results: list[Sequence[Any]] = []
         for leaf, param, leaf_step, values, *moments in zip(
             leaves, param_leaves, leaf_steps, spread(treedef), *columns, strict=True
@@ -217,7 +221,10 @@ def leafwise(
                 continue
             if counts:
                 values["step"] = leaf_step
-            results.append(update_leaf(leaf, param, moments, values))
+            sources = tuple(map(id, jax.tree.leaves(values, is_leaf=_tree.is_none)))
+            if sources not in prepared:
+                prepared[sources] = prepare(**values)
+            results.append(update_leaf(leaf, param, moments, values, prepared[sources]))
         trees = (
             [treedef.unflatten(column) for column in zip(*results, strict=True)]
             if results

@@ -36,12 +36,12 @@ def adam_rule(
     exp_avg_sq: jax.Array,
     max_exp_avg_sq: jax.Array | None,
     *,
-    step: jax.Array,
     betas: tuple[Any, Any],
-    eps: jax.Array | float,
     amsgrad: bool,
+    correction: jax.Array,
+    eps: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
-    """Adam's direction: the rule of the module's head, before the learning rate."""
+    """Adam's direction: the rule of the module's head, before the learning rate, with what `_prepare_adam` gives."""
     beta1, beta2 = betas
     exp_avg = lerp(exp_avg, g, 1 - beta1)
     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * g * g
@@ -49,10 +49,18 @@ def adam_rule(
     if amsgrad:
         assert max_exp_avg_sq is not None
         second_moment = max_exp_avg_sq = jnp.maximum(max_exp_avg_sq, exp_avg_sq)
-    # Both corrections and eps meet as scalars: one multiplication and addition for each element.
-    correction1, correction2 = bias_correction(beta1, step), jnp.sqrt(bias_correction(beta2, step))
-    denom = jnp.sqrt(second_moment) * (correction1 / correction2) + correction1 * eps
-    return exp_avg / denom, exp_avg, exp_avg_sq, max_exp_avg_sq
+    return exp_avg / (jnp.sqrt(second_moment) * correction + eps), exp_avg, exp_avg_sq, max_exp_avg_sq
+
+
+def _prepare_adam(*, step: jax.Array, betas: tuple[Any, Any], eps: Any, amsgrad: bool) -> dict[str, Any]:
+    """Both corrections and eps meet as scalars: one multiplication and addition for each element."""
+    correction1, correction2 = (bias_correction(beta, step) for beta in betas)
+    return {
+        "betas": betas,
+        "amsgrad": amsgrad,
+        "correction": correction1 / jnp.sqrt(correction2),
+        "eps": correction1 * eps,
+    }
 
 
 def _init_adam(param: jax.Array, *, amsgrad: bool, **hyperparams: Any) -> tuple[jax.Array | None, ...]:
@@ -85,7 +93,15 @@ def scale_by_adam(
 
     def make(betas: Hyperparameter, eps: Hyperparameter) -> GradientTransformationExtraArgs:
         hyperparams = {"betas": betas, "eps": eps, "amsgrad": amsgrad}
-        return leafwise(owner, adam_rule, hyperparams, state=ScaleByAdamState, init_leaf=_init_adam, tuples=("betas",))
+        return leafwise(
+            owner,
+            adam_rule,
+            hyperparams,
+            state=ScaleByAdamState,
+            init_leaf=_init_adam,
+            tuples=("betas",),
+            prepare=_prepare_adam,
+        )
 
     return scheduled(make, {"betas": betas, "eps": eps}, tuples=("betas",))
 

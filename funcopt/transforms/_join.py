@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from funcopt import _checks
 from funcopt._base import ElementwiseTransformation, GradientTransformation, PyTree
@@ -97,11 +98,8 @@ def _split(parts: PyTree, updates: PyTree, like: PyTree, max_size: int) -> PyTre
         flat = parts["joined"][dtype]
         if flat is None:
             continue
-        start = 0
-        for i in members:
-            stop = start + leaves[i].size
-            results[i] = jnp.reshape(flat[start:stop], leaves[i].shape)
-            start = stop
+        for i, piece in zip(members, lax.split(flat, [leaves[i].size for i in members]), strict=True):
+            results[i] = jnp.reshape(piece, leaves[i].shape)
     return treedef.unflatten(results)
 
 

@@ -52,20 +52,35 @@ def sma_length(beta2: Any, step: jax.Array) -> jax.Array:
 
 
 def radam_rule(
-    g: jax.Array, exp_avg: jax.Array, exp_avg_sq: jax.Array, *, step: jax.Array, betas: tuple[Any, Any], eps: Any
+    g: jax.Array,
+    exp_avg: jax.Array,
+    exp_avg_sq: jax.Array,
+    *,
+    betas: tuple[Any, Any],
+    eps: Any,
+    correction: jax.Array,
+    factor: jax.Array,
+    rectified: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """RAdam's direction: the rule of the module's head, before the learning rate."""
+    """RAdam's direction: the rule of the module's head, before the learning rate, with what `_prepare_radam` gives."""
     beta1, beta2 = betas
     exp_avg = lerp(exp_avg, g, 1 - beta1)
     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * g * g
+    adaptive = jnp.where(rectified, factor / (jnp.sqrt(exp_avg_sq) + eps), 1.0)
+    return exp_avg / correction * adaptive, exp_avg, exp_avg_sq
+
+
+def _prepare_radam(*, step: jax.Array, betas: tuple[Any, Any], eps: Any) -> dict[str, Any]:
+    """Whether there are enough gradients for the variance, and what then corrects it."""
+    beta1, beta2 = betas
     rho_inf = 2 / (1 - beta2) - 1
     rho = sma_length(beta2, step)
     rectified = rho > 5
     # Before there are enough gradients the ratio is negative or 0 / 0: no root of it, whose derivative would be NaN.
     ratio = (rho - 4) * (rho - 2) * rho_inf / (jnp.where(rectified, (rho_inf - 4) * (rho_inf - 2), 1.0) * rho)
     factor = jnp.sqrt(jnp.where(rectified, ratio, 1.0) * bias_correction(beta2, step))
-    adaptive = jnp.where(rectified, factor / (jnp.sqrt(exp_avg_sq) + eps), 1.0)
-    return exp_avg / bias_correction(beta1, step) * adaptive, exp_avg, exp_avg_sq
+    correction = bias_correction(beta1, step)
+    return {"betas": betas, "eps": eps, "correction": correction, "factor": factor, "rectified": rectified}
 
 
 def _init_radam(param: jax.Array, **hyperparams: Any) -> tuple[jax.Array, jax.Array]:
@@ -93,7 +108,13 @@ def scale_by_radam(betas: Hyperparameter = (0.9, 0.999), eps: Hyperparameter = 1
 
     def make(**hyperparams: Hyperparameter) -> GradientTransformationExtraArgs:
         return leafwise(
-            owner, radam_rule, hyperparams, state=ScaleByRadamState, init_leaf=_init_radam, tuples=("betas",)
+            owner,
+            radam_rule,
+            hyperparams,
+            state=ScaleByRadamState,
+            init_leaf=_init_radam,
+            tuples=("betas",),
+            prepare=_prepare_radam,
         )
 
     return scheduled(make, {"betas": betas, "eps": eps}, tuples=("betas",))

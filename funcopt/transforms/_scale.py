@@ -9,11 +9,11 @@ import jax
 from funcopt import _checks
 from funcopt._base import GradientTransformationExtraArgs, Hyperparameter, leafwise, scheduled
 from funcopt._rows import on_rows
-from funcopt._tree import map_prefix
+from funcopt._tree import is_static, map_prefix
 
 
 def _scale_rule(update: jax.Array, *, factor: jax.Array | float) -> jax.Array:
-    return factor * update
+    return update if is_static(factor) and factor == 1 else factor * update
 
 
 def _descend_rule(update: jax.Array, *, lr: jax.Array | float) -> jax.Array:
