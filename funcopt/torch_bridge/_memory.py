@@ -70,7 +70,7 @@ class _Owner:
 @functools.cache
 def _writes_in_place(device: Device) -> bool:
     """Whether a donated array's result is at its address: on the CPU it always was, and nothing promises it."""
-    array = jax.device_put(jnp.zeros(1024), device).copy()
+    array = copy_to_jax(torch.zeros(1024), device)
     address = array.unsafe_buffer_pointer()
     return jax.jit(jnp.negative, donate_argnums=0)(array).unsafe_buffer_pointer() == address
 
