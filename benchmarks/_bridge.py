@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks._measure import Finding, Rounds, Triad, duration, ratio, run_rounds
+from benchmarks._measure import Finding, Rounds, Triad, duration, ratio
 from benchmarks._recipe import BRIDGE_PEERS, Recipe, Run, build
 from benchmarks._settings import Results, Row, Settings, rejected
 from benchmarks._workloads import Workload
@@ -66,7 +66,9 @@ class Comparison(NamedTuple):
     errors: dict[str, float]  # against the first of torch's peers
 
 
-def compare(recipe: Recipe, workload: Workload, peers: Sequence[str], settings: Settings, triad: Triad) -> Comparison:
+def compare(
+    recipe: Recipe, workload: Workload, peers: Sequence[str], settings: Settings, triad: Triad, in_a_row: int = 1
+) -> Comparison:
     """Runs peers on a workload against each other, and compares what they computed."""
     problem = Problem(workload, settings.device)
     runs: dict[str, Run] = {}
@@ -84,14 +86,8 @@ def compare(recipe: Recipe, workload: Workload, peers: Sequence[str], settings: 
         for run in runs.values():
             problem.write_gradients(i)
             run.step()
-    rounds = run_rounds(
-        {peer: run.step for peer, run in runs.items()},
-        triad,
-        rounds=settings.rounds,
-        seconds=settings.seconds,
-        synchronize=settings.synchronize,
-        before=problem.write_gradients,
-    )
+    steps = {peer: run.step for peer, run in runs.items()}
+    rounds = settings.run(steps, triad, before=problem.write_gradients, in_a_row=in_a_row)
     reference = next((peer for peer in peers if peer not in BRIDGE_PEERS), peers[0])
     errors = {peer: problem.error(runs[peer], runs[reference]) for peer in peers if peer != reference}
     return Comparison(rounds, starts, errors)

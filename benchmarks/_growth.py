@@ -11,10 +11,11 @@ from benchmarks._bridge import Comparison, compare
 from benchmarks._measure import Finding, Triad, duration
 from benchmarks._recipes import RECIPES
 from benchmarks._settings import Results, Row, Settings, rejected
-from benchmarks._workloads import Workload, tiny
+from benchmarks._workloads import tiny
 
 RECIPE = RECIPES["adamw"]
 MODEL = 161  # tensors of ResNet-50
+IN_A_ROW = 10  # steps at a time, so that their price is not that of filling the caches
 SCHEDULED_STEPS = 50
 
 
@@ -24,15 +25,20 @@ def measure(
     """AdamW on many tensors of one element, and on one tensor of many.
 
     Findings: `overhead/COUNT`, seconds of a step on so many tensors of one element each, all of it, since nothing is
-    left there for the kernel to do; `growth/FROM/TO`, what each of many tensors costs relative to each of few, below 1
-    if the price grows slower than the number; `compilations/SCHEDULER`, how many there are in 50 steps.
+    left there for the kernel to do; `overhead-single/COUNT`, for as many tensors as a model has, the same of a step
+    that finds in the caches what others left, as after a backward pass; `growth/FROM/TO`, what each of many tensors
+    costs relative to each of few, below 1 if the price grows slower than the number; `compilations/SCHEDULER`, how many
+    there are in 50 steps.
     """
     results = Results()
     for workload in (*map(tiny, counts), *(tiny(1, size) for size in sizes)):
-        comparison = compare(RECIPE, workload, peers, settings, triad)
-        results.rows += _rows(workload, comparison)
+        comparison = compare(RECIPE, workload, peers, settings, triad, IN_A_ROW)
+        results.rows += _rows(workload.title, comparison)
         if workload.elements == len(workload.shapes):
             results.findings[f"overhead/{len(workload.shapes)}"] = duration(comparison.rounds, "bridge")
+    single = compare(RECIPE, tiny(MODEL), peers, settings, triad)
+    results.rows += _rows(f"{tiny(MODEL).title}, single steps", single)
+    results.findings[f"overhead-single/{MODEL}"] = duration(single.rounds, "bridge")
     for fewer, more in itertools.pairwise(counts):
         few, many = (results.findings[f"overhead/{count}"] for count in (fewer, more))
         times, best = many.value / few.value, many.best / few.best
@@ -49,12 +55,12 @@ def measure(
     return results
 
 
-def _rows(workload: Workload, comparison: Comparison) -> list[Row]:
+def _rows(title: str, comparison: Comparison) -> list[Row]:
     return [
         Row(
             "growth",
             RECIPE.name,
-            workload.title,
+            title,
             peer,
             duration(comparison.rounds, peer),
             start=comparison.starts[peer],

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 import funcopt
-from benchmarks._measure import Finding, Triad, duration, ratio, run_rounds
+from benchmarks._measure import Finding, Triad, duration, ratio
 from benchmarks._recipe import Recipe
 from benchmarks._settings import Results, Row, Settings, rejected
 from benchmarks._workloads import Workload
@@ -94,14 +94,7 @@ def measure(recipe: Recipe, workload: Workload, settings: Settings, triad: Triad
     for _ in range(settings.warmup):
         for loop in loops.values():
             loop.step()
-    rounds = run_rounds(
-        {name: loop.step for name, loop in loops.items()},
-        triad,
-        rounds=settings.rounds,
-        seconds=settings.seconds,
-        synchronize=settings.synchronize,
-        before=lambda number: None,
-    )
+    rounds = settings.run({name: loop.step for name, loop in loops.items()}, triad)
     results = Results()
     for name, loop in loops.items():
         step, versus, error = duration(rounds, name), None, None

@@ -1,12 +1,13 @@
 """How a run goes, on which device, and what it yields."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks._measure import Finding, Rounds, Synchronize
+from benchmarks._measure import Finding, Rounds, Synchronize, Triad, run_rounds
 
 
 class Settings(NamedTuple):
@@ -22,6 +23,17 @@ class Settings(NamedTuple):
     def synchronize(self) -> Synchronize:
         """Waits until what was started on the device is done."""
         return torch.cuda.synchronize if self.device.type == "cuda" else lambda: None
+
+    def run(self, candidates: Mapping[str, Callable[[], object]], triad: Triad, **options: Any) -> Rounds:
+        """`run_rounds` as this run goes."""
+        return run_rounds(
+            candidates,
+            triad,
+            rounds=self.rounds,
+            seconds=self.seconds,
+            synchronize=self.synchronize,
+            **options,
+        )
 
     def free_bytes(self) -> int:
         """Memory of the device that can still be taken."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,19 @@ def test_every_candidate_runs_once_per_round_in_alternating_order() -> None:
     )
     assert "".join(calls) == "0a0b1b1a2a2b"
     assert list(rounds.triads) == [1.0] * 3
+
+
+def test_steps_in_a_row_count_as_one_on_average() -> None:
+    calls: list[int] = []
+    rounds = run_rounds(
+        {"a": lambda: time.sleep(0.01 if len(calls) % 2 else 0.03) or calls.append(1)},
+        Still(),
+        rounds=1,
+        synchronize=lambda: None,
+        in_a_row=4,
+    )
+    assert len(calls) == 4
+    assert 0.02 <= rounds.times["a"][0] < 0.08
 
 
 @pytest.mark.parametrize(
@@ -201,7 +215,7 @@ def test_growth_is_per_tensor() -> None:
     results = _growth.measure((1, 4), (2,), ("default", "bridge"), SETTINGS, Still())
     few, many = (results.findings[f"overhead/{count}"].value for count in (1, 4))
     assert math.isclose(results.findings["growth/1/4"].value, many / few / 4)
-    assert [row.workload for row in results.rows[::2]] == ["1 x 1", "4 x 1", "1 x 2"]
+    assert [row.workload for row in results.rows[::2]] == ["1 x 1", "4 x 1", "1 x 2", "161 x 1, single steps"]
 
 
 def test_the_command_writes_what_it_found(
