@@ -15,7 +15,7 @@ from benchmarks._workloads import tiny
 
 RECIPE = RECIPES["adamw"]
 MODEL = 161  # tensors of ResNet-50
-IN_A_ROW = 10  # steps at a time, so that their price is not that of filling the caches
+IN_A_ROW = 10  # steps at a time: the price of a step, not of filling the caches
 SCHEDULED_STEPS = 50
 
 

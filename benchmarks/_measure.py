@@ -159,8 +159,9 @@ def run_rounds(
         seconds: shorter runs go on for so long, up to five times as many rounds.
         synchronize: waits for the device.
         before: runs before each candidate, untimed, with the number of the round.
-        in_a_row: how often a candidate runs when its turn comes. What counts is one of these on average: with more
-            than one, most of them find in the caches what they need, where a single one finds what others left.
+        in_a_row: how often a candidate runs when its turn comes; what counts is one of these on average. A single one
+            finds in the caches what others left. Where there are more, one that does not count goes ahead, so that they
+            find what they need.
     """
     times: dict[str, list[float]] = {name: [] for name in candidates}
     triads: list[float] = []
@@ -171,6 +172,8 @@ def run_rounds(
         for name in order:
             before(len(triads))
             call = candidates[name]
+            if in_a_row > 1:
+                call()
             seconds_in_a_row = timed(lambda call=call: [call() for _ in range(in_a_row)], synchronize)
             times[name].append(seconds_in_a_row / in_a_row)
         triads.append(max(first, triad()))

@@ -101,17 +101,16 @@ def test_every_candidate_runs_once_per_round_in_alternating_order() -> None:
     assert list(rounds.triads) == [1.0] * 3
 
 
-def test_steps_in_a_row_count_as_one_on_average() -> None:
+def test_of_steps_in_a_row_the_first_does_not_count() -> None:
     calls: list[int] = []
-    rounds = run_rounds(
-        {"a": lambda: time.sleep(0.01 if len(calls) % 2 else 0.03) or calls.append(1)},
-        Still(),
-        rounds=1,
-        synchronize=lambda: None,
-        in_a_row=4,
-    )
-    assert len(calls) == 4
-    assert 0.02 <= rounds.times["a"][0] < 0.08
+
+    def step() -> None:
+        time.sleep(0.05 if not calls else 0.01)
+        calls.append(1)
+
+    rounds = run_rounds({"a": step}, Still(), rounds=1, synchronize=lambda: None, in_a_row=4)
+    assert len(calls) == 5
+    assert 0.01 <= rounds.times["a"][0] < 0.05
 
 
 @pytest.mark.parametrize(
