@@ -113,7 +113,7 @@ class TorchBridge(torch.optim.Optimizer):
         layout, numbers = self._recipe.split(self.param_groups)
         if layout != held.layout:
             # A flag, or whether there is momentum, may decide what the state consists of.
-            held.rebuild(self.param_groups, self.state)
+            held.rebuild(self.param_groups)
         grads = held.gradients(self.param_groups)
         self._check_gradients(grads)
         if any(grads):

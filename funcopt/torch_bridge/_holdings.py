@@ -91,8 +91,10 @@ class Holdings:
         self.layout, self._in_place, self._repeats = layout, flat, repeats
         self.blocks, self._tree, self._found = blocks, tree, None
 
-    def rebuild(self, groups: Sequence[Group], known: Mapping[torch.Tensor, _state_dict.Entry]) -> None:
-        """Makes memory and state anew with what is known of the state, however little that is."""
+    def rebuild(self, groups: Sequence[Group], known: Mapping[torch.Tensor, _state_dict.Entry] | None = None) -> None:
+        """Makes memory and state anew with what is known of the state, however little; by default all that is here."""
+        if known is None:
+            known = self.entries(groups)
         self.assemble(groups, {place: known.get(p, {}) for place, p in _places(groups).items()}, complete=False)
 
     def leaves(self, groups: Sequence[Group]) -> dict[torch.Tensor, _state_dict.Leaves]:
@@ -126,7 +128,7 @@ class Holdings:
             return [None if own[0] is None else own for own in grads]
         self._divisions += 1
         self._apart |= divided
-        self.rebuild(groups, self.entries(groups))
+        self.rebuild(groups)
         return self.gradients(groups)
 
     @torch.no_grad()
@@ -136,7 +138,7 @@ class Holdings:
             with self.engine.precision():
                 self.blocks = self._blocks_of(self.blocks.parts, groups)
         else:
-            self.rebuild(groups, self.entries(groups))
+            self.rebuild(groups)
 
     def _blocks_of(self, parts: Sequence[Part], groups: Sequence[Group]) -> Blocks:
         return Blocks(parts, _places(groups), len(groups), self.engine.device, self._device, reuse=self.blocks)
