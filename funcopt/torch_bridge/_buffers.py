@@ -74,8 +74,24 @@ def copy_to_jax(tensor: torch.Tensor, device: Device) -> jax.Array:
 
 
 def borrow_as_torch(array: jax.Array) -> torch.Tensor:
-    """A tensor over an array's memory. JAX does not reuse that memory while the tensor lives."""
+    """A tensor over an array's memory. JAX does not reuse that memory while the tensor lives.
+
+    On a GPU it may as soon as the tensor is gone, though torch's stream has still to read it: see `wait_for_torch`.
+    """
     return torch.from_dlpack(array)
+
+
+def copy_to_torch(array: jax.Array) -> torch.Tensor:
+    """A tensor of its own with an array's values."""
+    copied = borrow_as_torch(array).clone()
+    wait_for_torch(copied.device)
+    return copied
+
+
+def wait_for_torch(device: torch.device) -> None:
+    """Waits until torch has read what it borrowed: JAX knows nothing of torch's streams, and may overwrite it then."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
 
 
 def copy_rows_to_jax(rows: torch.Tensor, values: torch.Tensor) -> RowSparse:

@@ -23,7 +23,14 @@ import jax.numpy as jnp
 import torch
 
 from funcopt._rows import RowSparse
-from funcopt.torch_bridge._buffers import Device, borrow_as_jax, borrow_as_torch, copy_rows_to_jax, copy_to_jax
+from funcopt.torch_bridge._buffers import (
+    Device,
+    borrow_as_jax,
+    borrow_as_torch,
+    copy_rows_to_jax,
+    copy_to_jax,
+    wait_for_torch,
+)
 from funcopt.torch_bridge._groups import GroupLeaves, PerGroup
 from funcopt.torch_bridge._parts import Member, Part, Place, memory_order
 
@@ -255,6 +262,7 @@ class Blocks:
         reuse: "Blocks | None" = None,
     ) -> None:
         self.parts = parts
+        self._torch_device = torch_device
         known = {(block.part, *map(id, block.params)): block for block in reuse or () if not block.has_moved()}
         self._groups: list[list[Block]] = [[] for _ in range(groups)]
         for part in parts:
@@ -296,6 +304,7 @@ class Blocks:
             for block in blocks:
                 if block.key in updated:
                     block.store(updated[block.key])
+        wait_for_torch(self._torch_device)
 
     def _per_group(self, values: Sequence[Any], chosen: Sequence[bool]) -> PerGroup:
         rest = iter(zip(values, chosen, strict=True))

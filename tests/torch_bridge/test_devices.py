@@ -110,3 +110,34 @@ def test_on_a_gpu(fast: bool) -> None:
         bridge.step()
         reference.step()
     torch.testing.assert_close(ours[0], theirs[0], rtol=1e-12, atol=0.0)
+
+
+@pytest.mark.skipif(not HAS_GPU, reason="needs a CUDA device that torch and JAX share")
+@EACH_PATH
+def test_streams_wait_for_each_other(fast: bool) -> None:
+    """Gradients are written on a side stream that lags behind, parameters and state read there, while JAX computes on.
+
+    With momentum 1 all numbers are integers: another one was read before it was there, or after it was overwritten.
+    """
+    size, steps, side = 2**22, 100, torch.cuda.Stream()
+    p = torch.nn.Parameter(torch.zeros(size, device="cuda"))
+    p.grad = torch.zeros_like(p)
+    optimizer = make(fast)([p], funcopt.sgd, lr=1.0, momentum=1.0)
+    busy = torch.eye(4096, device="cuda")
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    torch.cuda.synchronize()
+    with torch.cuda.stream(side), jax.default_device(jax.devices("gpu")[0]):
+        for step in range(steps):
+            for _ in range(5):
+                busy = busy @ busy
+            p.grad.fill_(step)
+            optimizer.step()
+            seen.append((p.detach()[::4097].clone(), optimizer.state[p]["momentum_buffer"][::4097].clone()))
+            jax.numpy.full(size, -1.0)  # in memory that the update has given back
+    side.synchronize()
+    expected_p = expected_b = 0
+    for step, (param, buffer) in enumerate(seen):
+        expected_b += step
+        expected_p -= expected_b
+        assert torch.equal(param, torch.full_like(param, expected_p))
+        assert torch.equal(buffer, torch.full_like(buffer, expected_b))
