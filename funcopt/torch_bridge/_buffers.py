@@ -66,11 +66,14 @@ def borrow_as_jax(tensor: torch.Tensor) -> Any:
 
 
 def copy_to_jax(tensor: torch.Tensor, device: Device) -> jax.Array:
-    """A JAX array of its own with a tensor's values. With x64 disabled, 64-bit values would lose half their bits."""
+    """A JAX array of its own with a tensor's values; the tensor may change at once.
+
+    With x64 disabled, 64-bit values would lose half their bits.
+    """
     # What is put on a device may still be borrowed, which XLA could not overwrite; a copy of that is XLA's own. Made
     # like this it needs no program, where `.copy()` compiles one for each shape.
     borrowed = jax.device_put(borrow_as_jax(tensor.to("cpu") if device.platform == "cpu" else tensor), device)
-    return jax.device_put(borrowed, device, may_alias=False)
+    return jax.block_until_ready(jax.device_put(borrowed, device, may_alias=False))
 
 
 def borrow_as_torch(array: jax.Array) -> torch.Tensor:

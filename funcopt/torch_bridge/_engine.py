@@ -87,8 +87,9 @@ class Engine:
             tx = self._recipe.build(layout.fill(numbers.tolist()))
             # Compiled as one: operation by operation each shape would be compiled for itself.
             state = jax.jit(lambda params: jax.tree.map(jnp.array, tx.init(params)))(params)
-            # On that device for good, as a loaded state is, or XLA would compile once more for the difference.
-            return jax.device_put(state, self.device)
+            # On that device for good, as a loaded state is, or XLA would compile once more for the difference; and
+            # ready, since the parameters are borrowed.
+            return jax.block_until_ready(jax.device_put(state, self.device))
 
     def update(self, layout: Layout, numbers: np.ndarray, given: Update, *, in_place: bool) -> tuple[PerGroup, PyTree]:
         """One update.

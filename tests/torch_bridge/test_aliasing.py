@@ -9,12 +9,14 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import pytest
 import torch
 from twins import ROUNDING, largest_difference, make_parameters, set_gradients
 
 from funcopt.torch_bridge import optim
+from funcopt.torch_bridge._buffers import copy_to_jax
 from funcopt.torch_bridge._parts import JOIN_UP_TO
 
 pytestmark = pytest.mark.usefixtures("each_path")
@@ -222,6 +224,21 @@ def test_copies_have_memory_of_their_own() -> None:
     set_gradients(params, 0)
     optimizer.step()
     assert [[p.tolist() for p in own] for own in copies] == kept
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64], ids=str)
+@pytest.mark.parametrize("size", [1, 16, 1000, 100_003])
+@pytest.mark.parametrize("offset", [0, 1], ids=["aligned", "unaligned"])
+def test_a_copy_in_jax_is_xlas_own(size: int, offset: int, dtype: torch.dtype) -> None:
+    """It keeps its values whatever becomes of the tensor, and a program that it is given writes over it."""
+    tensor = torch.ones(size + offset, dtype=dtype)[offset:]
+    with jax.enable_x64(True):
+        array = copy_to_jax(tensor, jax.devices("cpu")[0])
+        tensor.zero_()
+        assert (array.dtype.name, array.shape) == (str(dtype).removeprefix("torch."), (size,))
+        assert bool((array == 1).all())
+        address = array.unsafe_buffer_pointer()
+        assert jax.jit(jnp.negative, donate_argnums=0)(array).unsafe_buffer_pointer() == address
 
 
 def read(params: list[torch.Tensor], pipe: Any) -> None:
