@@ -44,3 +44,15 @@ def again(scalar: Any) -> Any:
     if is_static(scalar) and scalar == 0:
         return scalar  # what a plain 0 switches off stays off
     return weak(lax.optimization_barrier(jnp.asarray(scalar, dtype=float)))
+
+
+def after(array: jax.Array, result: jax.Array) -> jax.Array:
+    """The same array, bit by bit, which XLA cannot know before the result; both floating or complex.
+
+    For a result that XLA:CPU may write over what another one is computed from, but only once that is done.
+    """
+    if not result.size:
+        return array
+    some = result.reshape(-1)[0]
+    never = jnp.logical_and(some != some, some == some)
+    return array * (1 + never.astype(array.dtype))

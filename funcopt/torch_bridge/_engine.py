@@ -18,7 +18,7 @@ import functools
 import importlib
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ import numpy as np
 from jax import lax
 
 from funcopt._base import PyTree, apply_updates
+from funcopt._numerics import after
 from funcopt._rows import is_rows
 from funcopt._tree import weak, with_step_per_leaf
 from funcopt.torch_bridge import _fusion
@@ -40,9 +41,15 @@ MAX_PATTERNS = 8
 """Patterns of missing gradients that get a program of their own, in which the missing cost nothing. Beyond, one program
 for all further patterns computes with zeros and drops what comes of them."""
 
+MIN_TO_ORDER = 2**20
+"""Elements of the parameters from which on XLA is asked in which order it updates them in place without copies."""
 
 MAX_MERGED_MOMENTS = 2
 """Moments that XLA merges into one loop with the parameters. Loops of more come apart, and cost several times more."""
+
+
+Waiting: TypeAlias = Literal["nothing", "state", "grads"]
+"""What waits for the new parameters where the new state is computed from it."""
 
 
 class Update(NamedTuple):
@@ -70,10 +77,11 @@ class Engine:
         self._recipe = recipe
         # Patterns of missing gradients that have a program of their own, for each way in which parameters were joined.
         self._patterns: dict[tuple[Any, ...], set[tuple[Any, ...]]] = {}
-        self._keeping = jax.jit(self._update, static_argnums=0)
+        self._waiting: dict[Layout, Waiting] = {}
+        self._keeping = jax.jit(self._update, static_argnums=(0, 1))
         # Donated arguments and their results stand in the same order: XLA pairs arrays of one shape by their places.
         # None is left out, not even one that the update ignores, since its memory is to be that of a result.
-        self._donating = jax.jit(self._update, static_argnums=0, donate_argnums=(1, 2), keep_unused=True)
+        self._donating = jax.jit(self._update, static_argnums=(0, 1), donate_argnums=(2, 3), keep_unused=True)
 
     @contextlib.contextmanager
     def precision(self) -> Iterator[None]:
@@ -106,7 +114,7 @@ class Engine:
         """
         grads, owned, lent, state, amp, extra = given
         has_rows = any(is_rows(leaf) for node in grads.values for leaf in node.values)
-        run = self._donating if in_place or has_rows else self._keeping
+        program = self._donating if in_place or has_rows else self._keeping
         present = {node.group: tuple(key for key, grad in node.items() if grad is not None) for node in grads.values}
 
         def only_present(tree: PyTree) -> PyTree:
@@ -114,8 +122,10 @@ class Engine:
 
         # A check of the result would come too late for what was overwritten.
         with self.precision(), jax.debug_nans(False), jax.debug_infs(False):
+            waiting = self._what_waits(layout, numbers, given) if in_place else "nothing"
+            run = functools.partial(program, layout, waiting)
             if all(node.keys == present[node.group] for node in grads.values):
-                done = run(layout, owned, state, lent, numbers, grads, amp, extra, None)
+                done = run(owned, state, lent, numbers, grads, amp, extra, None)
                 owned, state, lent = jax.block_until_ready(done)
                 return _merge(grads, owned, lent), state
             state = with_step_per_leaf(state)
@@ -124,19 +134,65 @@ class Engine:
             if pattern in patterns or len(patterns) < MAX_PATTERNS:
                 patterns.add(pattern)
                 part = (only_present(tree) for tree in (owned, state, lent))
-                done = run(layout, *part, numbers, only_present(grads), amp, extra, None)
+                done = run(*part, numbers, only_present(grads), amp, extra, None)
                 owned, part_of_state, lent = jax.block_until_ready(done)
                 state = _map_group_leaves(lambda node, new: node.put(new), state, part_of_state)
             else:
                 flags = np.array([grad is not None for node in grads.values for grad in node.values])
                 filled = _map_group_leaves(_fill_with_zeros, grads, _merge(grads, owned, lent))
-                done = run(layout, owned, state, lent, numbers, filled, amp, extra, flags)
+                done = run(owned, state, lent, numbers, filled, amp, extra, flags)
                 owned, state, lent = jax.block_until_ready(done)
             return _merge(grads, owned, lent), state
+
+    def _what_waits(self, layout: Layout, numbers: np.ndarray, given: Update) -> Waiting:
+        """What has to wait for the new parameters where an update in place computes the new state from it.
+
+        XLA:CPU computes each result in a loop of its own, in any order that their needs leave open. Where one reads
+        what the other replaces, it copies the old array into new memory: Lion's parameters need the moment before, and
+        its step took three times as long. So the state can be made to come after the parameters. Elsewhere that would
+        be slower, as what both have in common is then computed twice. Which it is depends on what XLA merges; so it is
+        asked, once for each layout.
+        """
+        if layout not in self._waiting:
+            elements = sum(param.size for node in given.owned.values for param in node.values)
+            asked = self.device.platform == "cpu" and elements >= MIN_TO_ORDER and not _fusion.is_enabled()
+            self._waiting[layout] = self._ask_what_waits(layout, numbers, given) if asked else "nothing"
+        return self._waiting[layout]
+
+    def _ask_what_waits(self, layout: Layout, numbers: np.ndarray, given: Update) -> Waiting:
+        """Compiles the update of each group's largest parameter until XLA needs no array beside the arguments."""
+        largest: dict[int, tuple[str | int, ...]] = {}
+        for params, grads in zip(given.owned.values, given.grads.values, strict=True):
+            missing = {key for key, grad in grads.items() if grad is None}
+            sizes = {key: param.size for key, param in params.items() if key not in missing}
+            largest[params.group] = (max(sizes, key=sizes.__getitem__),) if sizes else ()
+        if not any(largest.values()):
+            return "nothing"
+
+        def sample(tree: PyTree) -> PyTree:
+            chosen = _map_group_leaves(lambda node: node.take(largest[node.group]), tree)
+            return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), chosen)
+
+        trees = sample((given.owned, given.state, given.lent))
+        array_bytes = min(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trees[0]))
+        choices: tuple[Waiting, ...] = ("nothing", "state", "grads")
+        temporaries: dict[Waiting, int] = {}
+        traces = self.traces
+        for waiting in choices:
+            update = functools.partial(self._update, layout, waiting)
+            program = jax.jit(update, donate_argnums=(0, 1), keep_unused=True)
+            lowered = program.lower(*trees, numbers, sample(given.grads), given.amp, given.extra, None)
+            memory: Any = lowered.compile().memory_analysis()
+            temporaries[waiting] = memory.temp_size_in_bytes
+            if temporaries[waiting] < array_bytes:
+                break
+        self.traces = traces  # of updates that are run
+        return min(temporaries, key=temporaries.__getitem__)
 
     def _update(
         self,
         layout: Layout,
+        waiting: Waiting,
         owned: PerGroup,
         state: PyTree,
         lent: PerGroup,
@@ -150,24 +206,32 @@ class Engine:
         params = _merge(grads, owned, lent)
         if amp is not None:
             grads = jax.tree.map(lambda grad: _unscale(grad, amp[0]), grads)
-        updates, new_state = self._transform(layout, numbers, grads, state, params, extra)
+
+        def compute(numbers: jax.Array, grads: PerGroup, state: PyTree, params: PerGroup) -> tuple[PerGroup, PyTree]:
+            """New parameters and state."""
+            updates, new_state = self._transform(layout, numbers, grads, state, params, extra)
+            # A transformation that is careless with dtypes (float32 moments for bfloat16 parameters after one update)
+            # must not change what its state is made of.
+            new_state = jax.tree.map(lambda new, old: new.astype(old.dtype), new_state, state)
+            nothing = jax.tree.map(jnp.zeros_like, updates)
+            if present is not None:
+                flags = _like(present, grads)
+                updates = _map_group_leaves(functools.partial(_select, flags), nothing, updates)
+                new_state = _map_group_leaves(functools.partial(_select, flags), state, new_state)
+            if amp is not None:
+                skip = amp[1].reshape(()) != 0
+                updates, new_state = jax.tree.map(
+                    lambda old, new: jnp.where(skip, old, new), (nothing, state), (updates, new_state)
+                )
+            return jax.tree.map(_new_value, updates, params, is_leaf=is_rows), new_state
+
+        new_params, new_state = compute(numbers, grads, state, params)
         if _fusion.is_enabled() and _has_few_moments(state):
-            numbers, grads, state, params = lax.optimization_barrier((numbers, grads, state, params))
-            new_state = self._transform(layout, numbers, grads, state, params, extra)[1]
-        # A transformation that is careless with dtypes (float32 moments for bfloat16 parameters after one update)
-        # must not change what its state is made of.
-        new_state = jax.tree.map(lambda new, old: new.astype(old.dtype), new_state, state)
-        nothing = jax.tree.map(jnp.zeros_like, updates)
-        if present is not None:
-            flags = _like(present, grads)
-            updates = _map_group_leaves(functools.partial(_select, flags), nothing, updates)
-            new_state = _map_group_leaves(functools.partial(_select, flags), state, new_state)
-        if amp is not None:
-            skip = amp[1].reshape(()) != 0
-            updates, new_state = jax.tree.map(
-                lambda old, new: jnp.where(skip, old, new), (nothing, state), (updates, new_state)
-            )
-        new_params = jax.tree.map(_new_value, updates, params, is_leaf=is_rows)
+            new_state = compute(*lax.optimization_barrier((numbers, grads, state, params)))[1]
+        elif waiting == "state":
+            new_state = compute(numbers, grads, _after(state, new_params), params)[1]
+        elif waiting == "grads":
+            new_state = compute(numbers, _after(grads, new_params), state, params)[1]
         return _like_keys(new_params, owned), new_state, _like_keys(new_params, lent)
 
     def _transform(
@@ -199,6 +263,23 @@ def _merge(like: PerGroup, *trees: PerGroup) -> PerGroup:
         items = dict(itertools.chain.from_iterable(part.items() for part in nodes))
         merged.append(GroupLeaves(node.group, tuple(items), items.values()).take(node.keys))
     return PerGroup(merged)
+
+
+def _after(tree: PyTree, new_params: PerGroup) -> PyTree:
+    """The same gradients or state, which XLA cannot know before each parameter's new value."""
+    results = {(node.group, key): param for node in new_params.values for key, param in node.items()}
+
+    def wait(value: PyTree, result: Any) -> PyTree:
+        if is_rows(result):
+            return value
+        return jax.tree.map(lambda leaf: after(leaf, result) if leaf.ndim else leaf, value)
+
+    return _map_group_leaves(
+        lambda node: GroupLeaves(
+            node.group, node.keys, (wait(value, results[node.group, key]) for key, value in node.items())
+        ),
+        tree,
+    )
 
 
 def _like_keys(tree: PerGroup, like: PerGroup) -> PerGroup:
