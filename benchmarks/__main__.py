@@ -1,7 +1,6 @@
 """`python -m benchmarks`: measures, prints the tables and writes them as files; exits with 1 if any number is wrong."""
 
 import argparse
-import gc
 import shlex
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from benchmarks._goals import MATRIX, wanted_by_goals
 from benchmarks._measure import Triad
 from benchmarks._recipe import PEERS, Recipe, can_compile, peers_of
 from benchmarks._recipes import RECIPES
-from benchmarks._settings import Results, Settings
+from benchmarks._settings import Results, Settings, give_back_memory
 from benchmarks._workloads import WORKLOADS, Workload
 from funcopt.torch_bridge import enable_multi_output_fusion
 
@@ -152,7 +151,7 @@ def _each(cases: Cases, measure: Callable[[Recipe, Workload], Results], results:
         results.add(measure(recipe, WORKLOADS[workload_name].only(recipe.wants)))
         torch.compiler.reset()
         jax.clear_caches()
-        gc.collect()
+        give_back_memory()
 
 
 def _peers(

@@ -6,8 +6,6 @@ how the peak of one step is told from that of compiling.
     python -m benchmarks._memory adamw resnet50 bridge
 """
 
-import ctypes
-import gc
 import json
 import subprocess
 import sys
@@ -20,7 +18,7 @@ from benchmarks._bridge import Problem
 from benchmarks._measure import Finding
 from benchmarks._recipe import Recipe, Run, build
 from benchmarks._recipes import RECIPES
-from benchmarks._settings import Results, Settings
+from benchmarks._settings import Results, Settings, give_back_memory
 from benchmarks._workloads import WORKLOADS, Workload
 
 
@@ -68,8 +66,7 @@ def _started(recipe: Recipe, peer: str, problem: Problem) -> Run:
 
 def _settled() -> int:
     """Resident memory without what is free but not given back."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    give_back_memory()
     return _resident("VmRSS")
 
 

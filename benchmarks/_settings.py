@@ -1,6 +1,8 @@
 """How a run goes, on which device, and what it yields."""
 
+import ctypes
 import dataclasses
+import gc
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,3 +79,11 @@ class Results:
 def rejected(rounds: Rounds) -> str:
     """How many rounds were rejected."""
     return f"{len(rounds.triads) - len(rounds.accepted())}/{len(rounds.triads)}"
+
+
+def give_back_memory() -> None:
+    """Gives what is free back to the system; glibc keeps gigabytes of it."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
