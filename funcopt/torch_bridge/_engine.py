@@ -48,8 +48,9 @@ MAX_MERGED_MOMENTS = 2
 """Moments that XLA merges into one loop with the parameters. Loops of more come apart, and cost several times more."""
 
 
-Waiting: TypeAlias = Literal["nothing", "state", "grads"]
-"""What waits for the new parameters where the new state is computed from it."""
+Form: TypeAlias = Literal["plain", "apart", "state waits", "grads wait"]
+"""How an update is computed: just so; each result from the old values, sharing nothing, so that XLA merges their loops;
+or with the new state from old state, or from gradients, that wait for the new parameters."""
 
 
 class Update(NamedTuple):
@@ -77,11 +78,8 @@ class Engine:
         self._recipe = recipe
         # Patterns of missing gradients that have a program of their own, for each way in which parameters were joined.
         self._patterns: dict[tuple[Any, ...], set[tuple[Any, ...]]] = {}
-        self._waiting: dict[Layout, Waiting] = {}
-        self._keeping = jax.jit(self._update, static_argnums=(0, 1))
-        # Donated arguments and their results stand in the same order: XLA pairs arrays of one shape by their places.
-        # None is left out, not even one that the update ignores, since its memory is to be that of a result.
-        self._donating = jax.jit(self._update, static_argnums=(0, 1), donate_argnums=(2, 3), keep_unused=True)
+        self._forms: dict[tuple[Layout, bool], Form] = {}
+        self._programs: dict[tuple[Form, bool], Callable[..., Any]] = {}
 
     @contextlib.contextmanager
     def precision(self) -> Iterator[None]:
@@ -114,7 +112,6 @@ class Engine:
         """
         grads, owned, lent, state, amp, extra = given
         has_rows = any(is_rows(leaf) for node in grads.values for leaf in node.values)
-        program = self._donating if in_place or has_rows else self._keeping
         present = {node.group: tuple(key for key, grad in node.items() if grad is not None) for node in grads.values}
 
         def only_present(tree: PyTree) -> PyTree:
@@ -122,8 +119,8 @@ class Engine:
 
         # A check of the result would come too late for what was overwritten.
         with self.precision(), jax.debug_nans(False), jax.debug_infs(False):
-            waiting = self._what_waits(layout, numbers, given) if in_place else "nothing"
-            run = functools.partial(program, layout, waiting)
+            form = self._form(layout, numbers, given, in_place)
+            run = functools.partial(self._program(form, donating=in_place or has_rows), layout)
             if all(node.keys == present[node.group] for node in grads.values):
                 done = run(owned, state, lent, numbers, grads, amp, extra, None)
                 owned, state, lent = jax.block_until_ready(done)
@@ -144,22 +141,39 @@ class Engine:
                 owned, state, lent = jax.block_until_ready(done)
             return _merge(grads, owned, lent), state
 
-    def _what_waits(self, layout: Layout, numbers: np.ndarray, given: Update) -> Waiting:
-        """What has to wait for the new parameters where an update in place computes the new state from it.
+    def _program(self, form: Form, *, donating: bool) -> Callable[..., Any]:
+        """The jitted update, which takes the layout as a static argument."""
+        if (form, donating) not in self._programs:
+            self._programs[form, donating] = jax.jit(
+                functools.partial(self._update, form),
+                static_argnums=0,
+                # Donated arguments and their results stand in the same order: XLA pairs arrays of one shape by their
+                # places. None is left out, not even one that the update ignores: its memory is to be that of a result.
+                donate_argnums=(1, 2) if donating else (),
+                keep_unused=donating,
+            )
+        return self._programs[form, donating]
+
+    def _form(self, layout: Layout, numbers: np.ndarray, given: Update, in_place: bool) -> Form:
+        """How the update is computed, decided once for each layout.
 
         XLA:CPU computes each result in a loop of its own, in any order that their needs leave open. Where one reads
         what the other replaces, it copies the old array into new memory: Lion's parameters need the moment before, and
-        its step took three times as long. So the state can be made to come after the parameters. Elsewhere that would
-        be slower, as what both have in common is then computed twice. Which it is depends on what XLA merges; so it is
-        asked, once for each layout.
+        its step took three times as long. So the state can be made to wait for the parameters. Elsewhere that would be
+        slower, as what both have in common is then computed twice. Which it is depends on what XLA merges; so it is
+        asked.
         """
-        if layout not in self._waiting:
+        if (layout, in_place) not in self._forms:
             elements = sum(param.size for node in given.owned.values for param in node.values)
-            asked = self.device.platform == "cpu" and elements >= MIN_TO_ORDER and not _fusion.is_enabled()
-            self._waiting[layout] = self._ask_what_waits(layout, numbers, given) if asked else "nothing"
-        return self._waiting[layout]
+            form: Form = "plain"
+            if _fusion.is_enabled() and _has_few_moments(given.state):
+                form = "apart"
+            elif in_place and self.device.platform == "cpu" and elements >= MIN_TO_ORDER:
+                form = self._ask_for_form(layout, numbers, given)
+            self._forms[layout, in_place] = form
+        return self._forms[layout, in_place]
 
-    def _ask_what_waits(self, layout: Layout, numbers: np.ndarray, given: Update) -> Waiting:
+    def _ask_for_form(self, layout: Layout, numbers: np.ndarray, given: Update) -> Form:
         """Compiles the update of each group's largest parameter until XLA needs no array beside the arguments."""
         largest: dict[int, tuple[str | int, ...]] = {}
         for params, grads in zip(given.owned.values, given.grads.values, strict=True):
@@ -167,7 +181,7 @@ class Engine:
             sizes = {key: param.size for key, param in params.items() if key not in missing}
             largest[params.group] = (max(sizes, key=sizes.__getitem__),) if sizes else ()
         if not any(largest.values()):
-            return "nothing"
+            return "plain"
 
         def sample(tree: PyTree) -> PyTree:
             chosen = _map_group_leaves(lambda node: node.take(largest[node.group]), tree)
@@ -175,24 +189,24 @@ class Engine:
 
         trees = sample((given.owned, given.state, given.lent))
         array_bytes = min(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trees[0]))
-        choices: tuple[Waiting, ...] = ("nothing", "state", "grads")
-        temporaries: dict[Waiting, int] = {}
+        forms: tuple[Form, ...] = ("plain", "state waits", "grads wait")
+        temporaries: dict[Form, int] = {}
         traces = self.traces
-        for waiting in choices:
-            update = functools.partial(self._update, layout, waiting)
+        for form in forms:
+            update = functools.partial(self._update, form, layout)
             program = jax.jit(update, donate_argnums=(0, 1), keep_unused=True)
             lowered = program.lower(*trees, numbers, sample(given.grads), given.amp, given.extra, None)
             memory: Any = lowered.compile().memory_analysis()
-            temporaries[waiting] = memory.temp_size_in_bytes
-            if temporaries[waiting] < array_bytes:
+            temporaries[form] = memory.temp_size_in_bytes
+            if temporaries[form] < array_bytes:
                 break
         self.traces = traces  # of updates that are run
         return min(temporaries, key=temporaries.__getitem__)
 
     def _update(
         self,
+        form: Form,
         layout: Layout,
-        waiting: Waiting,
         owned: PerGroup,
         state: PyTree,
         lent: PerGroup,
@@ -226,11 +240,11 @@ class Engine:
             return jax.tree.map(_new_value, updates, params, is_leaf=is_rows), new_state
 
         new_params, new_state = compute(numbers, grads, state, params)
-        if _fusion.is_enabled() and _has_few_moments(state):
+        if form == "apart":
             new_state = compute(*lax.optimization_barrier((numbers, grads, state, params)))[1]
-        elif waiting == "state":
+        elif form == "state waits":
             new_state = compute(numbers, grads, _after(state, new_params), params)[1]
-        elif waiting == "grads":
+        elif form == "grads wait":
             new_state = compute(numbers, _after(grads, new_params), state, params)[1]
         return _like_keys(new_params, owned), new_state, _like_keys(new_params, lent)
 

@@ -22,14 +22,14 @@ def clipped_lion(lr: Any) -> funcopt.GradientTransformation:
 
 
 RECIPES = {
-    "lion": (lion, {"lr": 1e-2}, "state"),
-    "clipped lion": (clipped_lion, {"lr": 1e-2}, "state"),
-    "Adadelta": (funcopt.adadelta, {}, "grads"),
-    "Rprop": (funcopt.rprop, {}, "state"),
-    "AdamW": (funcopt.adamw, {}, "nothing"),
-    "NAdam": (funcopt.nadam, {}, "nothing"),
-    "RMSprop": (funcopt.rmsprop, {"centered": True, "momentum": 0.9}, "nothing"),
-    "SGD": (funcopt.sgd, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}, "nothing"),
+    "lion": (lion, {"lr": 1e-2}, "state waits"),
+    "clipped lion": (clipped_lion, {"lr": 1e-2}, "state waits"),
+    "Adadelta": (funcopt.adadelta, {}, "grads wait"),
+    "Rprop": (funcopt.rprop, {}, "state waits"),
+    "AdamW": (funcopt.adamw, {}, "plain"),
+    "NAdam": (funcopt.nadam, {}, "plain"),
+    "RMSprop": (funcopt.rmsprop, {"centered": True, "momentum": 0.9}, "plain"),
+    "SGD": (funcopt.sgd, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}, "plain"),
 }
 
 
@@ -57,7 +57,7 @@ def test_waiting_changes_no_number(recipe: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(_engine, "MIN_TO_ORDER", 1)
     waiting = Run(recipe)
     results = waiting.steps()
-    assert list(waiting.optimizer._holdings.engine._waiting.values()) == [RECIPES[recipe][2]]
+    assert list(waiting.optimizer._holdings.engine._forms.values()) == [RECIPES[recipe][2]]
     monkeypatch.setattr(_engine, "MIN_TO_ORDER", 2**62)
     plain = Run(recipe)
     assert largest_difference(results, plain.steps()) <= ROUNDING
