@@ -144,15 +144,18 @@ class Engine:
     def _program(self, form: Form, *, donating: bool) -> Callable[..., Any]:
         """The jitted update, which takes the layout as a static argument."""
         if (form, donating) not in self._programs:
-            self._programs[form, donating] = jax.jit(
-                functools.partial(self._update, form),
-                static_argnums=0,
-                # Donated arguments and their results stand in the same order: XLA pairs arrays of one shape by their
-                # places. None is left out, not even one that the update ignores: its memory is to be that of a result.
-                donate_argnums=(1, 2) if donating else (),
-                keep_unused=donating,
-            )
+            self._programs[form, donating] = self._jit(form, donating=donating)
         return self._programs[form, donating]
+
+    def _jit(self, form: Form, *, donating: bool) -> Any:
+        return jax.jit(
+            functools.partial(self._update, form),
+            static_argnums=0,
+            # Donated arguments and their results stand in the same order: XLA pairs arrays of one shape by their
+            # places. None is left out, not even one that the update ignores: its memory is to be that of a result.
+            donate_argnums=(1, 2) if donating else (),
+            keep_unused=donating,
+        )
 
     def _form(self, layout: Layout, numbers: np.ndarray, given: Update, in_place: bool) -> Form:
         """How the update is computed, decided once for each layout.
@@ -193,9 +196,8 @@ class Engine:
         temporaries: dict[Form, int] = {}
         traces = self.traces
         for form in forms:
-            update = functools.partial(self._update, form, layout)
-            program = jax.jit(update, donate_argnums=(0, 1), keep_unused=True)
-            lowered = program.lower(*trees, numbers, sample(given.grads), given.amp, given.extra, None)
+            program = self._jit(form, donating=True)
+            lowered = program.lower(layout, *trees, numbers, sample(given.grads), given.amp, given.extra, None)
             memory: Any = lowered.compile().memory_analysis()
             temporaries[form] = memory.temp_size_in_bytes
             if temporaries[form] < array_bytes:
