@@ -84,10 +84,10 @@ def borrow_as_torch(array: jax.Array) -> torch.Tensor:
     return torch.from_dlpack(array)
 
 
-def copy_to_torch(array: jax.Array) -> torch.Tensor:
-    """A tensor of its own with an array's values."""
-    copied = borrow_as_torch(array).clone()
-    wait_for_torch(copied.device)
+def copy_borrowed(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """A borrowed tensor's values, or those of a part of it, in memory of torch's own."""
+    copied = tensor.to(dtype, copy=True)
+    wait_for_torch(tensor.device)
     return copied
 
 

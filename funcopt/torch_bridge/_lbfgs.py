@@ -218,21 +218,24 @@ def _entry_of(state: LbfgsState) -> dict[str, Any]:
     size, num_pairs = state.ro.size, int(state.num_pairs)
     order = [k % size for k in range(max(num_pairs - size, 0), num_pairs)]
 
+    def tensor(array: jax.Array) -> Tensor:
+        return _buffers.copy_borrowed(_buffers.borrow_as_torch(array))
+
     def rows(ring: jax.Array) -> list[Tensor]:
-        copied = _buffers.copy_to_torch(ring)
-        return [copied[i].clone() for i in order]
+        borrowed = _buffers.borrow_as_torch(ring)
+        return [_buffers.copy_borrowed(borrowed[i]) for i in order]
 
     coefficients = {"al": rows(state.al) + [None] * (size - len(order))} if counts["n_iter"] > 1 else {}
     return {
         **counts,
         **coefficients,
-        "d": _buffers.copy_to_torch(state.d),
+        "d": tensor(state.d),
         "t": float(state.t),
         "old_dirs": rows(state.old_dirs),
         "old_stps": rows(state.old_stps),
         "ro": rows(state.ro),
-        "H_diag": _buffers.copy_to_torch(state.H_diag),
-        "prev_flat_grad": _buffers.copy_to_torch(state.prev_flat_grad),
+        "H_diag": tensor(state.H_diag),
+        "prev_flat_grad": tensor(state.prev_flat_grad),
         "prev_loss": float(state.prev_loss),
     }
 

@@ -15,7 +15,7 @@ from jax.tree_util import DictKey, GetAttrKey
 
 from funcopt._base import PyTree
 from funcopt._tree import flatten, is_array, is_none, per_leaf_step, with_step_per_leaf
-from funcopt.torch_bridge._buffers import Device, borrow_as_torch, copy_to_jax, wait_for_torch
+from funcopt.torch_bridge._buffers import Device, borrow_as_torch, copy_borrowed, copy_to_jax
 from funcopt.torch_bridge._groups import GroupLeaves, PerGroup, is_group_leaves
 from funcopt.torch_bridge._parts import Member, Part, Place
 from funcopt.transforms import AsgdState, RpropState, ScaleBySparseAdamState, TraceState
@@ -93,9 +93,7 @@ def _copy_to_torch(name: str, leaf: Slice) -> Any:
     tensor = borrow_as_torch(_plain_array(leaf.array))
     tensor = tensor if leaf.member is None else leaf.member.view(tensor)
     # torch counts in float32.
-    copied = tensor.to(torch.float32 if name == "step" else None, copy=True)
-    wait_for_torch(tensor.device)
-    return copied
+    return copy_borrowed(tensor, torch.float32 if name == "step" else None)
 
 
 def _plain_array(array: jax.Array) -> jax.Array:
