@@ -2,9 +2,7 @@
 
 import argparse
 import shlex
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +17,6 @@ from benchmarks._recipe import PEERS, Recipe, can_compile, peers_of
 from benchmarks._recipes import RECIPES
 from benchmarks._settings import Results, Settings, give_back_memory
 from benchmarks._workloads import WORKLOADS, Workload
-from funcopt.torch_bridge import enable_multi_output_fusion
 
 Cases = Sequence[tuple[str, str]]  # recipe, workload
 
@@ -32,7 +29,6 @@ class Plan(NamedTuple):
     """What is run unless the command line says otherwise."""
 
     bridge: Cases
-    opt_in: Cases  # in a process of their own, whose flag must be set before JAX starts
     jax: Cases
     memory: Cases
     peers: tuple[str, ...]
@@ -47,12 +43,8 @@ GOAL_CASES = [
         tuple(pattern.split("/")[1:3]) for goal in MATRIX for pattern in goal.patterns
     )
 ]
-OPT_IN_CASES = [
-    (recipe, workload) for recipe, workload in GOAL_CASES if wanted_by_goals(f"opt-in/{recipe}/{workload}/fused")
-]
 QUICK = Plan(
     bridge=GOAL_CASES,
-    opt_in=OPT_IN_CASES,
     jax=[("adamw", "gpt2-small"), ("adamw", "1000x32x32")],
     memory=[("adamw", "gpt2-small")],
     peers=("default", "foreach", "fused", "bridge"),
@@ -62,7 +54,6 @@ QUICK = Plan(
 )
 FULL = Plan(
     bridge=[(recipe.name, workload) for recipe in RECIPES.values() for workload in recipe.workloads],
-    opt_in=[(recipe, workload) for recipe in ("adamw", "recipe", "lion") for workload in ("gpt2-small", "resnet50")],
     jax=[
         (recipe.name, workload)
         for recipe in RECIPES.values()
@@ -88,12 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     given = _parser().parse_args(arguments)
-    if given.opt_in:
-        enable_multi_output_fusion()
     plan = _restricted(QUICK if given.quick else FULL, given.algorithms, given.workloads)
-    settings = Settings(given.rounds or plan.rounds, given.seconds, device=given.device, opt_in=given.opt_in)
+    settings = Settings(given.rounds or plan.rounds, given.seconds, device=given.device)
     peers = plan.peers if given.peers is None else tuple(dict.fromkeys((*given.peers, "bridge")))
-    sections = ("bridge",) if given.opt_in else given.sections
     results, triad = Results(), Triad(settings.device, settings.synchronize)
 
     def bridge(recipe: Recipe, workload: Workload) -> Results:
@@ -114,17 +102,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _memory.measure(recipe, workload, chosen, settings)
 
     with jax.default_device(_jax.device_of(settings.device)):
-        if "bridge" in sections:
-            _each(plan.opt_in if settings.opt_in else plan.bridge, bridge, results)
-            if plan.opt_in and not settings.opt_in and "fused" in peers:
-                results.add(_opt_in(given, settings))
-        if "jax" in sections:
+        if "bridge" in given.sections:
+            _each(plan.bridge, bridge, results)
+        if "jax" in given.sections:
             _each(plan.jax, in_jax, results)
-        if "growth" in sections:
+        if "growth" in given.sections:
             print("growth", file=sys.stderr)
             candidates = [peer for peer in ("default", "foreach", "fused", "bridge") if peer in peers]
             results.add(_growth.measure(plan.counts, plan.sizes, candidates, settings, triad))
-        if "memory" in sections:
+        if "memory" in given.sections:
             _each(plan.memory, memory, results)
     return _finish(results, settings, arguments, given)
 
@@ -134,7 +120,7 @@ def _finish(results: Results, settings: Settings, arguments: Sequence[str], give
     report = _report.text(results, where)
     print(report)
     device = "" if settings.device.type == "cpu" else f"-{settings.device.type}"
-    name = f"latest-{'quick' if given.quick else 'full'}{device}{'-opt-in' if given.opt_in else ''}"
+    name = f"latest-{'quick' if given.quick else 'full'}{device}"
     command = shlex.join(["python", "-m", "benchmarks", *arguments])
     files = _report.write(results, where, command, report, given.output / name)
     print("", *(f"written: {file}" for file in files), sep="\n")
@@ -188,23 +174,6 @@ def _too_large(recipe: Recipe, workload: Workload, candidates: int, settings: Se
     return f"{recipe.name} on {workload.name}: needs {need / 2**30:.0f} GiB, and {free / 2**30:.0f} are free"
 
 
-def _opt_in(given: argparse.Namespace, settings: Settings) -> Results:
-    """The plan's cases with multi-output fusion, in a process of their own."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "benchmarks", "--opt-in", "--peers", "fused,bridge", "--output", folder]
-        command += ["--rounds", str(settings.rounds), "--seconds", str(settings.seconds)]
-        command += ["--device", str(settings.device), *(["--quick"] if given.quick else [])]
-        for option in ("algorithms", "workloads"):
-            if names := getattr(given, option):
-                command += [f"--{option}", ",".join(names)]
-        print("opt-in, in a process of its own", file=sys.stderr)
-        child = subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
-        found = list(Path(folder).glob("*.json"))
-        if not found:
-            raise RuntimeError(f"benchmarks: {shlex.join(command)} failed with {child.returncode}")
-        return _report.read(found[0])
-
-
 def _restricted(plan: Plan, algorithms: Sequence[str] | None, workloads: Sequence[str] | None) -> Plan:
     """The cases of a plan with these algorithms, or on these workloads; with both, each on each."""
 
@@ -214,9 +183,7 @@ def _restricted(plan: Plan, algorithms: Sequence[str] | None, workloads: Sequenc
     def product(cases: Cases) -> Cases:
         return [(a, w) for a in algorithms for w in workloads] if algorithms and workloads else few(cases)
 
-    return plan._replace(
-        bridge=product(plan.bridge), opt_in=few(plan.opt_in), jax=product(plan.jax), memory=product(plan.memory)
-    )
+    return plan._replace(bridge=product(plan.bridge), jax=product(plan.jax), memory=product(plan.memory))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -236,11 +203,6 @@ def _parser() -> argparse.ArgumentParser:
         "--seconds", type=float, default=Settings(0).seconds, help="comparisons of short steps go on for so long"
     )
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu or cuda")
-    parser.add_argument(
-        "--opt-in",
-        action="store_true",
-        help="the bridge section with XLA's multi-output fusion; other runs do this by themselves in another process",
-    )
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the files")
     return parser
 

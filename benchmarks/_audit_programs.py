@@ -1,11 +1,13 @@
 """The programs that the audit compiles: an algorithm's update of a list of tensors, for a kind of device.
 
-What is compiled is what `TorchBridge`'s engine and a JAX loop run: `tx.update` and `apply_updates` as one function of
-abstract arrays that donates parameters and state, with x64 enabled and all numbers of all groups in one float64 vector.
-optax's program has its numbers as constants, the cheapest form that a JAX loop can give it.
+What is compiled is what a JAX loop runs: `tx.update` and `apply_updates` as one function of abstract arrays that
+donates parameters and state, with x64 enabled and all numbers of all groups in one float64 vector. On a GPU that is
+what `TorchBridge`'s engine runs, too; on the CPU it has the results computed apart and their loops merged, and is a
+peer of its own. optax's program has its numbers as constants, the cheapest form that a JAX loop can give it.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +22,8 @@ import funcopt
 from benchmarks import _audit_hlo
 from benchmarks._workloads import Shape
 from funcopt._tree import weak
-from funcopt.torch_bridge._engine import enable_x64
+from funcopt.torch_bridge import _fusion
+from funcopt.torch_bridge._engine import enable_x64, label_moments
 from funcopt.torch_bridge._groups import GroupLeaves, PerGroup
 from funcopt.torch_bridge._recipe import Recipe
 
@@ -202,7 +205,7 @@ def build(
     Args:
         algorithm: the algorithm.
         shapes: the parameters' shapes, per group.
-        peer: "funcopt" or "optax".
+        peer: "funcopt", "bridge" or "optax".
     """
     if peer == "optax":
         assert algorithm.optax is not None
@@ -230,7 +233,14 @@ def build(
 
     with enable_x64(True):
         state = jax.eval_shape(made.build(layout.fill(numbers.tolist())).init, params)
-    return step, (params, state, params, jax.ShapeDtypeStruct(numbers.shape, numbers.dtype))
+    arguments = (params, state, params, jax.ShapeDtypeStruct(numbers.shape, numbers.dtype))
+    if peer == "funcopt":
+        return step, arguments
+
+    def apart(params: Any, state: Any, grads: Any, numbers: jax.Array) -> tuple[Any, Any]:
+        return _fusion.apart(functools.partial(step, numbers=numbers), label_moments, params, state, grads)
+
+    return apart, arguments
 
 
 def compile_update(
@@ -247,7 +257,7 @@ def compile_update(
         shapes: the parameters' shapes, per group.
         devices: to compile for; more than one share the arrays as `layout` says.
         layout: one of `LAYOUTS`.
-        peer: "funcopt" or "optax".
+        peer: "funcopt", "bridge" or "optax".
     """
     step, arguments = build(algorithm, shapes, peer)
     params, state, grads, *numbers = arguments
@@ -265,8 +275,9 @@ def compile_update(
         donate_argnums=(0, 1),
         keep_unused=True,  # a reported hyperparameter is written and never read, and keeps its place all the same
     )
-    with enable_x64(peer == "funcopt"):
-        compiled = jitted.lower(*arguments).compile()
+    with enable_x64(peer != "optax"):
+        lowered = jitted.lower(*arguments)
+        compiled = _fusion.compile_merging(lowered) if peer == "bridge" else lowered.compile()
     module = _audit_hlo.parse(compiled.as_text() or "")
     memory = compiled.memory_analysis()
     assert memory is not None

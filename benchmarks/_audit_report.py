@@ -44,7 +44,7 @@ class Row:
         workload: name of the list of tensors.
         joined: whether the small tensors are one leaf.
         algorithm: name in `ALGORITHMS`.
-        peer: whose program it is, "funcopt" or "optax".
+        peer: whose program it is: "funcopt" in a JAX loop, "bridge", or "optax".
         bytes_per_param: that one device moves in a step, per parameter of all devices.
         minimum: the algorithm's least possible on one device.
         launches: on one device in a step.
@@ -75,8 +75,8 @@ class Row:
 
     @property
     def has_goals(self) -> bool:
-        """Goals are for a single GPU, and for what can be joined: elementwise algorithms."""
-        if self.target == "cpu" or self.devices > 1 or self.peer != "funcopt":
+        """Goals are for one device, a GPU or the bridge's CPU, and for what can be joined: elementwise algorithms."""
+        if self.devices > 1 or self.peer != ("bridge" if self.target == "cpu" else "funcopt"):
             return False
         return ALGORITHMS[self.algorithm].elementwise and (self.joined or self.workload == ONE_TENSOR.name)
 
@@ -89,7 +89,7 @@ class Row:
             missed.append(f"{self.donated - self.aliased} leaves not in place, {self.swapped} swapped")
         if self.temporaries > MAX_SCALARS:
             missed.append(f"temporaries of {self.temporaries:,} B")
-        if self.launches > self.large + 10:
+        if self.target != "cpu" and self.launches > self.large + 10:  # on the CPU a scalar costs nothing of its own
             missed.append(f"{self.launches} launches for {self.large} large tensors")
         return missed
 
@@ -110,7 +110,7 @@ def audit(target: str, devices: Sequence[Any], algorithms: Iterable[str], worklo
     for workload in (ALL_WORKLOADS[name] for name in workloads):
         for name in algorithms:
             algorithm = ALGORITHMS[name]
-            for joined, peer in _forms(name, algorithm, workload, len(devices)):
+            for joined, peer in _forms(name, algorithm, workload, target, len(devices)):
                 groups = split_groups(algorithm, workload.shapes)
                 shapes = [join(group) for group in groups] if joined else groups
                 for layout in LAYOUTS if len(devices) > 1 else ("",):
@@ -118,7 +118,9 @@ def audit(target: str, devices: Sequence[Any], algorithms: Iterable[str], worklo
                     yield _row(program, target, len(devices), layout, workload, joined, name, peer)
 
 
-def _forms(name: str, algorithm: Algorithm, workload: Workload, devices: int) -> Iterator[tuple[bool, str]]:
+def _forms(
+    name: str, algorithm: Algorithm, workload: Workload, target: str, devices: int
+) -> Iterator[tuple[bool, str]]:
     """Whether tensors are joined, and whose program: what is worth compiling.
 
     Over several devices nothing is joined: what is divided must keep its axes.
@@ -128,8 +130,11 @@ def _forms(name: str, algorithm: Algorithm, workload: Workload, devices: int) ->
         yield False, "funcopt"
         if algorithm.optax is not None:
             yield False, "optax"
-    if not single and algorithm.elementwise and devices == 1:
-        yield True, "funcopt"
+    if algorithm.elementwise and devices == 1:
+        if not single:
+            yield True, "funcopt"
+        if target == "cpu":
+            yield not single, "bridge"
 
 
 def _row(
@@ -184,11 +189,12 @@ def _algorithms(rows: Sequence[Row]) -> str:
     optax = {row.algorithm: row for row in rows if row.peer == "optax"}
     lines = []
     for row in rows:
-        if row.peer == "funcopt":
+        if row.peer != "optax":
             algorithm, peer = ALGORITHMS[row.algorithm], optax.get(row.algorithm)
             lines.append(
                 [
                     row.algorithm,
+                    row.peer,
                     row.minimum,
                     f"{row.bytes_per_param:.2f}",
                     f"{peer.bytes_per_param:.2f}" if peer else None,
@@ -202,7 +208,7 @@ def _algorithms(rows: Sequence[Row]) -> str:
                 ]
             )
     return _table(
-        "algorithm, least, funcopt, optax, torch foreach, torch fused, launches, in place, temporaries, "
+        "algorithm, program, least, B/param, optax, torch foreach, torch fused, launches, in place, temporaries, "
         "optax's temporaries, goals",
         lines,
     )

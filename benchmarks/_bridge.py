@@ -97,11 +97,10 @@ def measure(recipe: Recipe, workload: Workload, peers: Sequence[str], settings: 
     """The comparison of a recipe on a workload.
 
     Findings: `bridge/RECIPE/WORKLOAD/PEER`, how many times faster the bridge is, and `start/RECIPE/WORKLOAD`, seconds
-    until its first step is done; with the flag, `opt-in/...` for `bridge/...`.
+    until its first step is done.
     """
     comparison = compare(recipe, workload, peers, settings, triad)
     rounds, results = comparison.rounds, Results()
-    section = "opt-in" if settings.opt_in else "bridge"
     wrong = {
         peer: f"{error:.1e} from torch" for peer, error in comparison.errors.items() if not error <= recipe.tolerance
     }
@@ -109,13 +108,13 @@ def measure(recipe: Recipe, workload: Workload, peers: Sequence[str], settings: 
         time, versus = duration(rounds, peer), None
         if "bridge" in peers and peer != "bridge":
             versus = ratio(rounds, "bridge", peer, wrong.get("bridge", "") or wrong.get(peer, ""))
-            results.findings[f"{section}/{recipe.name}/{workload.name}/{peer}"] = versus
+            results.findings[f"bridge/{recipe.name}/{workload.name}/{peer}"] = versus
         efficiency = None
         if recipe.min_bytes is not None:
             efficiency = recipe.min_bytes * workload.elements / time.value / rounds.bandwidth()
         results.rows.append(
             Row(
-                section,
+                "bridge",
                 recipe.name,
                 workload.name,
                 peer,
@@ -128,6 +127,6 @@ def measure(recipe: Recipe, workload: Workload, peers: Sequence[str], settings: 
                 rejected(rounds),
             )
         )
-    if "bridge" in peers and not settings.opt_in:
+    if "bridge" in peers:
         results.findings[f"start/{recipe.name}/{workload.name}"] = comparison.starts["bridge"]
     return results

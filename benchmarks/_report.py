@@ -37,7 +37,6 @@ def machine(settings: Settings) -> dict[str, Any]:
         "load average": os.getloadavg(),
         "torch threads": torch.get_num_threads(),
         "flags": {name: os.environ.get(name, "") for name in ("XLA_FLAGS", "OMP_NUM_THREADS", "JAX_PLATFORMS")},
-        "opt-in": settings.opt_in,
         "rounds": settings.rounds,
         "versions": {
             "python": platform.python_version(),
@@ -181,15 +180,6 @@ def write(results: Results, where: dict[str, Any], command: str, report: str, st
     written.append(stem.with_suffix(".png"))
     _plot(results.rows, written[-1])
     return written
-
-
-def read(path: Path) -> Results:
-    """The results in a JSON file that `write` made."""
-    content = json.loads(path.read_text())
-    findings = {name: Finding(**finding) for name, finding in content["findings"].items()}
-    parts = ("time", "ratio", "start")
-    rows = [Row(**{**row, **{part: row[part] and Finding(**row[part]) for part in parts}}) for row in content["rows"]]
-    return Results(findings, rows, content["skipped"])
 
 
 def _plain(row: Row) -> dict[str, Any]:

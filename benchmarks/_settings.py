@@ -19,7 +19,6 @@ class Settings(NamedTuple):
     seconds: float = 3.0  # runs of short steps go on for so long
     warmup: int = 3  # rounds before those that count, the first step included
     device: torch.device = torch.device("cpu")
-    opt_in: bool = False  # whether multi-output fusion is enabled in this process
 
     @property
     def synchronize(self) -> Synchronize:

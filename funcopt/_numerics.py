@@ -12,11 +12,12 @@ from funcopt._tree import is_static, weak
 
 def lerp(start: jax.Array, end: jax.Array, weight: Any) -> jax.Array:
     """`torch.lerp`: from `start` to `end` by `weight`, exact at both ends."""
-    step = end - start
     near_end = weight >= 0.5
     if isinstance(near_end, bool):
-        return end - step * (1 - weight) if near_end else start + weight * step
-    return jnp.where(near_end, end - step * (1 - weight), start + weight * step)
+        return end - (end - start) * (1 - weight) if near_end else start + weight * (end - start)
+    # One factor and one choice for all elements: XLA merges loops of few arguments only.
+    factor = jnp.where(near_end, weight - 1, weight)
+    return jnp.where(near_end, end, start) + factor * (end - start)
 
 
 def log(beta: Any) -> Any:
@@ -44,15 +45,3 @@ def again(scalar: Any) -> Any:
     if is_static(scalar) and scalar == 0:
         return scalar  # what a plain 0 switches off stays off
     return weak(lax.optimization_barrier(jnp.asarray(scalar, dtype=float)))
-
-
-def after(array: jax.Array, result: jax.Array) -> jax.Array:
-    """The same array, bit by bit, which XLA cannot know before the result; both floating or complex.
-
-    For a result that XLA:CPU may write over what another one is computed from, but only once that is done.
-    """
-    if not result.size:
-        return array
-    some = result.reshape(-1)[0]
-    never = jnp.logical_and(some != some, some == some)
-    return array * (1 + never.astype(array.dtype))

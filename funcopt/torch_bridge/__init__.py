@@ -10,6 +10,5 @@ except ImportError as error:
 from funcopt.torch_bridge._bridge import TorchBridge as TorchBridge
 from funcopt.torch_bridge._convert import from_torch_state_dict as from_torch_state_dict
 from funcopt.torch_bridge._convert import to_torch_state_dict as to_torch_state_dict
-from funcopt.torch_bridge._fusion import enable_multi_output_fusion as enable_multi_output_fusion
 from funcopt.torch_bridge._lr_scheduler import LRScheduler as LRScheduler
 from funcopt.torch_bridge._matching import LoadReport as LoadReport

@@ -8,6 +8,7 @@
     kept     on the plain path the old state, until the new one is taken over: an update that runs out of memory has
              changed nothing. With gradients of rows it is donated, since a new copy of a table would cost more than
              the update
+    merged   on the fast path on the CPU the loops over all results of a parameter, see `_fusion`
 
 Everything runs with x64 enabled: float64 parameters keep their bits, and scalar arithmetic is float64 as in torch,
 while the arrays keep their own dtypes.
@@ -17,16 +18,16 @@ import contextlib
 import functools
 import importlib
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple, TypeAlias
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from funcopt._base import PyTree, apply_updates
-from funcopt._numerics import after
 from funcopt._rows import is_rows
 from funcopt._tree import weak, with_step_per_leaf
 from funcopt.torch_bridge import _fusion
@@ -37,20 +38,11 @@ from funcopt.torch_bridge._recipe import Layout, Recipe
 # jax 0.6, the last one for Python 3.10, has it among its experiments.
 enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental").enable_x64
 
+_shape_of, _dtype_of = attrgetter("shape"), attrgetter("dtype")
+
 MAX_PATTERNS = 8
 """Patterns of missing gradients that get a program of their own, in which the missing cost nothing. Beyond, one program
 for all further patterns computes with zeros and drops what comes of them."""
-
-MIN_TO_ORDER = 2**20
-"""Elements of the parameters from which on XLA is asked in which order it updates them in place without copies."""
-
-MAX_MERGED_MOMENTS = 2
-"""Moments that XLA merges into one loop with the parameters. Loops of more come apart, and cost several times more."""
-
-
-Form: TypeAlias = Literal["plain", "apart", "state waits", "grads wait"]
-"""How an update is computed: just so; each result from the old values, sharing nothing, so that XLA merges their loops;
-or with the new state from old state, or from gradients, that wait for the new parameters."""
 
 
 class Update(NamedTuple):
@@ -78,8 +70,8 @@ class Engine:
         self._recipe = recipe
         # Patterns of missing gradients that have a program of their own, for each way in which parameters were joined.
         self._patterns: dict[tuple[Any, ...], set[tuple[Any, ...]]] = {}
-        self._forms: dict[tuple[Layout, bool], Form] = {}
-        self._programs: dict[tuple[Form, bool], Callable[..., Any]] = {}
+        self._programs: dict[bool, Callable[..., Any]] = {}  # by whether they overwrite what they are given
+        self._merged: dict[tuple[Any, ...], jax.stages.Compiled] = {}  # by layout, structure, shapes and dtypes
 
     @contextlib.contextmanager
     def precision(self) -> Iterator[None]:
@@ -119,8 +111,8 @@ class Engine:
 
         # A check of the result would come too late for what was overwritten.
         with self.precision(), jax.debug_nans(False), jax.debug_infs(False):
-            form = self._form(layout, numbers, given, in_place)
-            run = functools.partial(self._program(form, donating=in_place or has_rows), layout)
+            merged = in_place and not has_rows and self.device.platform == "cpu"  # for a GPU XLA merges by itself
+            run = functools.partial(self._run, layout, merged=merged, donating=in_place or has_rows)
             if all(node.keys == present[node.group] for node in grads.values):
                 done = run(owned, state, lent, numbers, grads, amp, extra, None)
                 owned, state, lent = jax.block_until_ready(done)
@@ -141,15 +133,36 @@ class Engine:
                 owned, state, lent = jax.block_until_ready(done)
             return _merge(grads, owned, lent), state
 
-    def _program(self, form: Form, *, donating: bool) -> Callable[..., Any]:
-        """The jitted update, which takes the layout as a static argument."""
-        if (form, donating) not in self._programs:
-            self._programs[form, donating] = self._jit(form, donating=donating)
-        return self._programs[form, donating]
+    def _run(self, layout: Layout, *arguments: Any, merged: bool, donating: bool) -> Any:
+        """Calls the program for arguments of this kind, compiled when it is first needed."""
+        if not merged:
+            return self._jitted(donating=donating)(layout, *arguments)
+        leaves, treedef = jax.tree.flatten(arguments)
+        arrays = [leaf for leaf in leaves if not isinstance(leaf, float)]  # but for the loss
+        kind = (layout, treedef, *map(_shape_of, arrays), *map(_dtype_of, arrays))
+        if kind not in self._merged:
+            self._merged[kind] = self._compile_merged(layout, *arguments)
+        return self._merged[kind](*arguments)
 
-    def _jit(self, form: Form, *, donating: bool) -> Any:
+    def _compile_merged(self, layout: Layout, *arguments: Any) -> jax.stages.Compiled:
+        """The update in place, in the form of which XLA makes fewer loops."""
+        merged = _fusion.compile_merging(self._jit(donating=True, apart=True).lower(layout, *arguments))
+        if _fusion.moves_little(merged):
+            return merged
+        traces = self.traces  # of updates that are run
+        plain = self._jit(donating=True).lower(layout, *arguments).compile()
+        self.traces = traces
+        return min(merged, plain, key=_fusion.bytes_moved)
+
+    def _jitted(self, *, donating: bool) -> Callable[..., Any]:
+        if donating not in self._programs:
+            self._programs[donating] = self._jit(donating=donating)
+        return self._programs[donating]
+
+    def _jit(self, *, donating: bool, apart: bool = False) -> Any:
+        """The update, which takes the layout as a static argument."""
         return jax.jit(
-            functools.partial(self._update, form),
+            functools.partial(self._update, apart),
             static_argnums=0,
             # Donated arguments and their results stand in the same order: XLA pairs arrays of one shape by their
             # places. None is left out, not even one that the update ignores: its memory is to be that of a result.
@@ -157,57 +170,9 @@ class Engine:
             keep_unused=donating,
         )
 
-    def _form(self, layout: Layout, numbers: np.ndarray, given: Update, in_place: bool) -> Form:
-        """How the update is computed, decided once for each layout.
-
-        XLA:CPU computes each result in a loop of its own, in any order that their needs leave open. Where one reads
-        what the other replaces, it copies the old array into new memory: Lion's parameters need the moment before, and
-        its step took three times as long. So the state can be made to wait for the parameters. Elsewhere that would be
-        slower, as what both have in common is then computed twice. Which it is depends on what XLA merges; so it is
-        asked.
-        """
-        if (layout, in_place) not in self._forms:
-            elements = sum(param.size for node in given.owned.values for param in node.values)
-            form: Form = "plain"
-            if _fusion.is_enabled() and _has_few_moments(given.state):
-                form = "apart"
-            elif in_place and self.device.platform == "cpu" and elements >= MIN_TO_ORDER:
-                form = self._ask_for_form(layout, numbers, given)
-            self._forms[layout, in_place] = form
-        return self._forms[layout, in_place]
-
-    def _ask_for_form(self, layout: Layout, numbers: np.ndarray, given: Update) -> Form:
-        """Compiles the update of each group's largest parameter until XLA needs no array beside the arguments."""
-        largest: dict[int, tuple[str | int, ...]] = {}
-        for params, grads in zip(given.owned.values, given.grads.values, strict=True):
-            missing = {key for key, grad in grads.items() if grad is None}
-            sizes = {key: param.size for key, param in params.items() if key not in missing}
-            largest[params.group] = (max(sizes, key=sizes.__getitem__),) if sizes else ()
-        if not any(largest.values()):
-            return "plain"
-
-        def sample(tree: PyTree) -> PyTree:
-            chosen = _map_group_leaves(lambda node: node.take(largest[node.group]), tree)
-            return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), chosen)
-
-        trees = sample((given.owned, given.state, given.lent))
-        array_bytes = min(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trees[0]))
-        forms: tuple[Form, ...] = ("plain", "state waits", "grads wait")
-        temporaries: dict[Form, int] = {}
-        traces = self.traces
-        for form in forms:
-            program = self._jit(form, donating=True)
-            lowered = program.lower(layout, *trees, numbers, sample(given.grads), given.amp, given.extra, None)
-            memory: Any = lowered.compile().memory_analysis()
-            temporaries[form] = memory.temp_size_in_bytes
-            if temporaries[form] < array_bytes:
-                break
-        self.traces = traces  # of updates that are run
-        return min(temporaries, key=temporaries.__getitem__)
-
     def _update(
         self,
-        form: Form,
+        apart: bool,
         layout: Layout,
         owned: PerGroup,
         state: PyTree,
@@ -220,11 +185,11 @@ class Engine:
     ) -> tuple[PerGroup, PyTree, PerGroup]:
         self.traces += 1
         params = _merge(grads, owned, lent)
-        if amp is not None:
-            grads = jax.tree.map(lambda grad: _unscale(grad, amp[0]), grads)
 
-        def compute(numbers: jax.Array, grads: PerGroup, state: PyTree, params: PerGroup) -> tuple[PerGroup, PyTree]:
+        def compute(grads: PerGroup, state: PyTree, params: PerGroup) -> tuple[PerGroup, PyTree]:
             """New parameters and state."""
+            if amp is not None:
+                grads = jax.tree.map(functools.partial(_unscale, scale=amp[0]), grads)
             updates, new_state = self._transform(layout, numbers, grads, state, params, extra)
             # A transformation that is careless with dtypes (float32 moments for bfloat16 parameters after one update)
             # must not change what its state is made of.
@@ -241,13 +206,10 @@ class Engine:
                 )
             return jax.tree.map(_new_value, updates, params, is_leaf=is_rows), new_state
 
-        new_params, new_state = compute(numbers, grads, state, params)
-        if form == "apart":
-            new_state = compute(*lax.optimization_barrier((numbers, grads, state, params)))[1]
-        elif form == "state waits":
-            new_state = compute(numbers, grads, _after(state, new_params), params)[1]
-        elif form == "grads wait":
-            new_state = compute(numbers, _after(grads, new_params), state, params)[1]
+        if apart:
+            new_params, new_state = _fusion.apart(compute, label_moments, grads, state, params)
+        else:
+            new_params, new_state = compute(grads, state, params)
         return _like_keys(new_params, owned), new_state, _like_keys(new_params, lent)
 
     def _transform(
@@ -281,33 +243,23 @@ def _merge(like: PerGroup, *trees: PerGroup) -> PerGroup:
     return PerGroup(merged)
 
 
-def _after(tree: PyTree, new_params: PerGroup) -> PyTree:
-    """The same gradients or state, which XLA cannot know before each parameter's new value."""
-    results = {(node.group, key): param for node in new_params.values for key, param in node.items()}
-
-    def wait(value: PyTree, result: Any) -> PyTree:
-        if is_rows(result):
-            return value
-        return jax.tree.map(lambda leaf: after(leaf, result) if leaf.ndim else leaf, value)
-
-    return _map_group_leaves(
-        lambda node: GroupLeaves(
-            node.group, node.keys, (wait(value, results[node.group, key]) for key, value in node.items())
-        ),
-        tree,
-    )
-
-
 def _like_keys(tree: PerGroup, like: PerGroup) -> PerGroup:
     """Those leaves of a tree whose keys another has."""
     return PerGroup(node.take(other.keys) for node, other in zip(tree.values, like.values, strict=True))
 
 
-def _has_few_moments(state: PyTree) -> bool:
-    """Whether XLA makes one loop of parameters and state: it does of up to three results."""
-    nodes = [node for node in jax.tree.leaves(state, is_leaf=is_group_leaves) if is_group_leaves(node)]
-    moments = [node for node in nodes if any(jnp.ndim(leaf) for leaf in jax.tree.leaves(node))]
-    return len(moments) <= MAX_MERGED_MOMENTS * len({node.group for node in moments})
+def label_moments(results: tuple[PerGroup, PyTree]) -> tuple[PyTree, PyTree]:
+    """0 for the parameters and all scalars; 1, 2, ... for the moments, each with one array per parameter."""
+    params, state = results
+    moments: Counter[int] = Counter()  # so far, by group
+
+    def label(node: PyTree) -> PyTree:
+        if is_group_leaves(node) and any(leaf.ndim for leaf in jax.tree.leaves(node)):
+            moments[node.group] += 1
+        number = moments[node.group] if is_group_leaves(node) else 0
+        return jax.tree.map(lambda leaf: number if leaf.ndim else 0, node)
+
+    return jax.tree.map(lambda _: 0, params), jax.tree.map(label, state, is_leaf=is_group_leaves)
 
 
 def _like(flags: jax.Array, tree: PerGroup) -> dict[tuple[int, str | int], jax.Array]:

@@ -166,12 +166,14 @@ class FlatBlock:
     def _lend_grads(self, grads: list[torch.Tensor]) -> Any:
         device = self._memory.tensor.device
         if len(grads) == 1:
-            if grads[0].shape != self.params[0].shape:
+            (grad,), (param,) = grads, self.params
+            if grad.shape != param.shape:
                 raise RuntimeError(
-                    f"TorchBridge: a gradient must have its parameter's shape {tuple(self.params[0].shape)}, got "
-                    f"{tuple(grads[0].shape)}"
+                    f"TorchBridge: a gradient must have its parameter's shape {tuple(param.shape)}, got "
+                    f"{tuple(grad.shape)}"
                 )
-            return borrow_as_jax(self.part.members[0].flatten(grads[0].detach()).to(device))
+            flat = self.part.members[0].flatten(grad)
+            return borrow_as_jax(flat if flat.device == device else flat.to(device))
         dtypes = set(map(_dtype_of, grads))
         dtype = dtypes.pop() if len(dtypes) == 1 else _widest(dtypes)
         if self._grads is None or self._grads.dtype != dtype:
@@ -316,11 +318,11 @@ class Blocks:
 
 
 def _addresses(tensors: list[torch.Tensor]) -> list[int]:
-    return [tensor.data_ptr() for tensor in tensors]
+    return list(map(torch.Tensor.data_ptr, tensors))
 
 
 def _strides(tensors: list[torch.Tensor]) -> list[tuple[int, ...]]:
-    return [tensor.stride() for tensor in tensors]
+    return list(map(torch.Tensor.stride, tensors))
 
 
 def _copy(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:

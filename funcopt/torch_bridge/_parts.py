@@ -5,6 +5,7 @@ parameters of a group that have the same dtype and the same history form one *pa
 Any other recipe sees every parameter in its own shape.
 """
 
+import functools
 from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -46,7 +47,9 @@ class Member(NamedTuple):
 
     def flatten(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor of the parameter's shape as the flat array has it; a view where it has the parameter's strides."""
-        return tensor.permute(self.order).reshape(-1)
+        if self.order != _as_they_are(tensor.dim()):
+            tensor = tensor.permute(self.order)
+        return tensor.reshape(-1)
 
 
 class Part(NamedTuple):
@@ -104,7 +107,12 @@ def _part(together: Sequence[Candidate]) -> Part:
     return Part(together[0].place, tuple(members), together[0].flat)
 
 
+@functools.cache
+def _as_they_are(dimensions: int) -> tuple[int, ...]:
+    return tuple(range(dimensions))
+
+
 def memory_order(tensor: torch.Tensor) -> tuple[int, ...]:
     """Dimensions by falling stride where the tensor then is contiguous, as one in channels-last is; or as they are."""
     order = tuple(sorted(range(tensor.dim()), key=lambda i: -tensor.stride(i)))
-    return order if tensor.permute(order).is_contiguous() else tuple(range(tensor.dim()))
+    return order if tensor.permute(order).is_contiguous() else _as_they_are(tensor.dim())
