@@ -64,7 +64,7 @@ class Algorithm:
 def lion(lr: Any = 1e-4, weight_decay: Any = 0.1) -> Any:
     """Lion from optax's direction and funcopt's decay and learning rate."""
     return funcopt.chain(
-        funcopt.ElementwiseTransformation(*optax.with_extra_args_support(optax.scale_by_lion())),
+        funcopt.ElementwiseTransformation(*optax.scale_by_lion()),
         funcopt.add_decayed_weights(weight_decay),
         funcopt.scale_by_learning_rate(lr),
     )

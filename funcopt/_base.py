@@ -6,6 +6,7 @@ function of arrays, with every hyperparameter an argument. `leafwise` lifts it t
 numbers; `scheduled` evaluates the hyperparameters that are functions of the step.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -31,7 +32,20 @@ class ElementwiseTransformation(GradientTransformationExtraArgs):
 
     Such a transformation gives the same numbers when several leaves are joined into one flat array, which is much
     faster for many small leaves. `chain` of elementwise parts is elementwise.
+
+    Example:
+        >>> import funcopt, optax
+        >>> direction = funcopt.ElementwiseTransformation(
+        ...     *optax.scale_by_lion()
+        ... )  # optax's parts say nothing themselves
+        >>> tx = funcopt.chain(direction, funcopt.scale_by_learning_rate(1e-4))
     """
+
+    def __new__(cls, init: Any, update: Any) -> "ElementwiseTransformation":
+        kinds = [parameter.kind for parameter in inspect.signature(update).parameters.values()]
+        if inspect.Parameter.VAR_KEYWORD not in kinds:  # as in optax's own parts, of which most ignore the loss
+            _, update = optax.with_extra_args_support(GradientTransformation(init, update))
+        return super().__new__(cls, init, update)
 
 
 class ScheduledState(NamedTuple):
@@ -87,7 +101,7 @@ def chain(*transformations: GradientTransformation) -> GradientTransformationExt
         >>> tx = funcopt.chain(funcopt.add_decayed_weights(1e-4), funcopt.adam(1e-3))
     """
     if not transformations:
-        return ElementwiseTransformation(*optax.with_extra_args_support(optax.identity()))
+        return ElementwiseTransformation(*optax.identity())
     return _combine(optax.chain(*transformations), transformations)
 
 

@@ -36,6 +36,23 @@ def test_chains_mix_with_optax_and_keep_the_mark_only_where_it_holds() -> None:
     np.testing.assert_array_equal(around.update(GRADS, around.init(PARAMS), PARAMS)[0]["a"], [2.0, 2.0])
 
 
+def test_a_marked_part_of_optax_takes_what_others_of_the_chain_need() -> None:
+    marked = funcopt.ElementwiseTransformation(*optax.scale_by_lion())
+    tx = funcopt.chain(marked, funcopt.reduce_lr_on_plateau(0.1))
+    updates, _ = tx.update(GRADS, tx.init(PARAMS), PARAMS, value=1.0)
+    expected, _ = marked.update(GRADS, marked.init(PARAMS), PARAMS)
+    np.testing.assert_array_equal(updates["a"], expected["a"])
+
+
+def test_what_takes_further_arguments_keeps_them_when_marked() -> None:
+    def update(updates, state, params=None, **extra):
+        return jax.tree.map(lambda u: u * extra["factor"], updates), state
+
+    tx = funcopt.chain(funcopt.ElementwiseTransformation(funcopt.scale(1.0).init, update), funcopt.scale(1.0))
+    updates, _ = tx.update(GRADS, tx.init(PARAMS), PARAMS, factor=3.0)
+    np.testing.assert_array_equal(updates["a"], 3.0 * GRADS["a"])
+
+
 def test_named_chain() -> None:
     tx = funcopt.named_chain(("moments", funcopt.scale_by_adam()), ("rate", funcopt.scale_by_learning_rate(0.1)))
     state = tx.init(PARAMS)

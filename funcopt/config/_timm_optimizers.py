@@ -41,7 +41,11 @@ def sgdw(
 def lion(
     lr: Hyperparameter = 1e-4, weight_decay: Hyperparameter = 0.0, *, betas: tuple[float, float] = (0.9, 0.99)
 ) -> GradientTransformationExtraArgs:
-    return chain(_marked(optax.scale_by_lion(*betas)), add_decayed_weights(weight_decay), scale_by_learning_rate(lr))
+    return chain(
+        ElementwiseTransformation(*optax.scale_by_lion(*betas)),
+        add_decayed_weights(weight_decay),
+        scale_by_learning_rate(lr),
+    )
 
 
 def adabelief(
@@ -51,7 +55,7 @@ def adabelief(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-16,
 ) -> GradientTransformationExtraArgs:
-    direction = _marked(optax.scale_by_belief(*betas, eps=eps, eps_root=eps))
+    direction = ElementwiseTransformation(*optax.scale_by_belief(*betas, eps=eps, eps_root=eps))
     return chain(direction, add_decayed_weights(weight_decay), scale_by_learning_rate(lr))
 
 
@@ -63,13 +67,8 @@ def rmsproptf(
     alpha: float = 0.9,
     eps: float = 1e-10,
 ) -> GradientTransformationExtraArgs:
-    direction = _marked(optax.scale_by_rms(decay=alpha, eps=eps, initial_scale=1.0))
+    direction = ElementwiseTransformation(*optax.scale_by_rms(decay=alpha, eps=eps, initial_scale=1.0))
     return chain(add_decayed_weights(weight_decay), direction, scale_by_learning_rate(lr), trace(momentum))
-
-
-def _marked(tx: optax.GradientTransformation) -> ElementwiseTransformation:
-    """A part of optax that treats each element alone, and says so: it may see parameters joined."""
-    return ElementwiseTransformation(*optax.with_extra_args_support(tx))
 
 
 class LookaheadState(NamedTuple):

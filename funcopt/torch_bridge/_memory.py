@@ -160,8 +160,6 @@ class FlatBlock:
         self._memory.store(result)
         if self._away:
             _copy([self.params[i] for i in self._away], [self._views[i] for i in self._away])
-        # As if torch had written, so that autograd notices a backward pass through what is no longer there.
-        torch.autograd.graph.increment_version(self.params)
 
     def _lend_grads(self, grads: list[torch.Tensor]) -> Any:
         device = self._memory.tensor.device
@@ -301,11 +299,15 @@ class Blocks:
 
     def store(self, results: PerGroup) -> None:
         """Writes the results of an update, which are those of the parameters that had a gradient."""
+        written: list[torch.Tensor] = []
         for blocks, node in zip(self._groups, results.values, strict=True):
             updated = dict(node.items())
             for block in blocks:
                 if block.key in updated:
                     block.store(updated[block.key])
+                    written += block.params
+        # As if torch had written all of it, so that autograd notices a backward pass through what is no longer there.
+        torch.autograd.graph.increment_version(written)
         wait_for_torch(self._torch_device)
 
     def _per_group(self, values: Sequence[Any], chosen: Sequence[bool]) -> PerGroup:

@@ -29,7 +29,7 @@ def join_small_leaves(
 
     Args:
         inner: an `ElementwiseTransformation`: any chain of funcopt's parts but those that look at shapes. Parts of
-            optax can be marked, `ElementwiseTransformation(*optax.with_extra_args_support(optax.scale_by_lion()))`.
+            optax can be marked, `ElementwiseTransformation(*optax.scale_by_lion())`.
         max_size: elements of the largest leaf that is joined, >= 0.
         within: tree that is a prefix of the parameters; leaves are joined within each of its parts only. So
             hyperparameters of `inner` may be trees of this structure; otherwise they are one value each.
