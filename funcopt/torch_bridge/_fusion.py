@@ -11,12 +11,13 @@ merged, an update would be several times slower, so what came of it is looked at
 `XLA_FLAGS=--xla_disable_hlo_passes=cpu_multi_output_fusion` keeps XLA from merging anything.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax import lax
-from jax.extend.core import DropVar, jaxpr_as_fun
+from jax.extend.core import jaxpr_as_fun
 
 from funcopt._base import PyTree
 
@@ -40,8 +41,9 @@ def apart(fun: Callable[..., PyTree], label: Callable[[PyTree], PyTree], *argume
     """
     traced, shapes = jax.make_jaxpr(fun, return_shape=True)(*arguments)
     jaxpr, labels = traced.jaxpr, jax.tree.leaves(label(shapes))
-    scalars = [var for eqn in jaxpr.eqns if _is_scalar(eqn) for var in eqn.outvars if not isinstance(var, DropVar)]
     arrays = [eqn for eqn in jaxpr.eqns if not _is_scalar(eqn)]
+    needed = set(map(id, itertools.chain(jaxpr.outvars, *(eqn.invars for eqn in arrays))))
+    scalars = [var for eqn in jaxpr.eqns if _is_scalar(eqn) for var in eqn.outvars if id(var) in needed]
     scalars_of = jaxpr_as_fun(traced.replace(jaxpr=jaxpr.replace(outvars=scalars)))
     results_of = jaxpr_as_fun(traced.replace(jaxpr=jaxpr.replace(invars=[*jaxpr.invars, *scalars], eqns=arrays)))
     leaves = jax.tree.leaves(arguments)
