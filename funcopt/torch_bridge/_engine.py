@@ -152,7 +152,7 @@ class Engine:
         traces = self.traces  # of updates that are run
         plain = self._jit(donating=True).lower(layout, *arguments).compile()
         self.traces = traces
-        return min(merged, plain, key=_fusion.bytes_moved)
+        return min(merged, plain, key=_fusion.cost)
 
     def _jitted(self, *, donating: bool) -> Callable[..., Any]:
         if donating not in self._programs:
