@@ -23,6 +23,7 @@ from benchmarks import _audit_hlo
 from benchmarks._workloads import Shape
 from funcopt._tree import weak
 from funcopt.torch_bridge import _fusion
+from funcopt.torch_bridge._apart import compute_apart
 from funcopt.torch_bridge._engine import enable_x64, label_moments
 from funcopt.torch_bridge._groups import GroupLeaves, PerGroup
 from funcopt.torch_bridge._recipe import Recipe
@@ -238,7 +239,7 @@ def build(
         return step, arguments
 
     def apart(params: Any, state: Any, grads: Any, numbers: jax.Array) -> tuple[Any, Any]:
-        return _fusion.apart(functools.partial(step, numbers=numbers), label_moments, params, state, grads)
+        return compute_apart(functools.partial(step, numbers=numbers), label_moments, params, state, grads)
 
     return apart, arguments
 

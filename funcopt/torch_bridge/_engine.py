@@ -8,7 +8,7 @@
     kept     on the plain path the old state, until the new one is taken over: an update that runs out of memory has
              changed nothing. With gradients of rows it is donated, since a new copy of a table would cost more than
              the update
-    merged   on the fast path on the CPU the loops over all results of a parameter, see `_fusion`
+    merged   on the fast path on the CPU the loops over all results of a parameter, see `_apart` and `_fusion`
 
 Everything runs with x64 enabled: float64 parameters keep their bits, and scalar arithmetic is float64 as in torch,
 while the arrays keep their own dtypes.
@@ -31,6 +31,7 @@ from funcopt._base import PyTree, apply_updates
 from funcopt._rows import is_rows
 from funcopt._tree import weak, with_step_per_leaf
 from funcopt.torch_bridge import _fusion
+from funcopt.torch_bridge._apart import compute_apart
 from funcopt.torch_bridge._buffers import Device
 from funcopt.torch_bridge._groups import GroupLeaves, PerGroup, is_group_leaves
 from funcopt.torch_bridge._recipe import Layout, Recipe
@@ -207,7 +208,7 @@ class Engine:
             return jax.tree.map(_new_value, updates, params, is_leaf=is_rows), new_state
 
         if apart:
-            new_params, new_state = _fusion.apart(compute, label_moments, grads, state, params)
+            new_params, new_state = compute_apart(compute, label_moments, grads, state, params)
         else:
             new_params, new_state = compute(grads, state, params)
         return _like_keys(new_params, owned), new_state, _like_keys(new_params, lent)

@@ -16,6 +16,7 @@ from twins import ROUNDING, largest_difference, make_parameters, set_gradients
 
 import funcopt
 from funcopt.torch_bridge import TorchBridge, _fusion
+from funcopt.torch_bridge._apart import compute_apart
 
 SHAPES = [(100, 400), (7,), (40_000,), (300, 200)]
 ELEMENTS = sum(torch.Size(shape).numel() for shape in SHAPES)
@@ -121,6 +122,33 @@ def test_merging_changes_no_number(recipe: str, monkeypatch: pytest.MonkeyPatch)
     assert merged.optimizer.compilations == plain.optimizer.compilations
 
 
+def test_a_norm_of_what_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It needs all updates before any parameter is known."""
+
+    def clipped_at_the_end(lr: Any) -> funcopt.GradientTransformation:
+        return funcopt.chain(funcopt.adamw(lr), funcopt.clip_by_global_norm(1e-2))
+
+    monkeypatch.setitem(RECIPES, "clipped", (clipped_at_the_end, {"lr": 1e-2}, None))
+    results = Run("clipped").steps_with_missing_gradients()
+    monkeypatch.setattr(_fusion, "compile_merging", lambda lowered: lowered.compile())
+    assert largest_difference(results, Run("clipped").steps_with_missing_gradients()) <= ROUNDING
+
+
+def test_what_has_an_effect_has_it_once(capfd: pytest.CaptureFixture[str]) -> None:
+    def talk(updates: Any, state: Any, params: Any = None) -> Any:
+        jax.debug.print("norm {norm}", norm=funcopt.global_norm(updates))
+        return updates, state
+
+    def talkative(lr: Any) -> funcopt.GradientTransformation:
+        return funcopt.chain(funcopt.ElementwiseTransformation(optax.identity().init, talk), funcopt.adamw(lr))
+
+    p = torch.nn.Parameter(torch.zeros(4))
+    p.grad = torch.ones_like(p)
+    TorchBridge([p], talkative, lr=0.1).step()
+    jax.effects_barrier()
+    assert capfd.readouterr().out == "norm 2.0\n"
+
+
 def test_loops_that_do_not_merge_are_not_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where JAX gives no access to the pass, as a version with other internals would."""
 
@@ -184,7 +212,7 @@ def test_apart_computes_the_same() -> None:
         return jax.tree.map(lambda leaf: leaf.ndim, results)
 
     expected = compute(*arguments)
-    actual = jax.jit(lambda *arguments: _fusion.apart(compute, label, *arguments))(*arguments)
+    actual = jax.jit(lambda *arguments: compute_apart(compute, label, *arguments))(*arguments)
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     assert all(jax.tree.leaves(jax.tree.map(jnp.allclose, actual, expected)))
 
