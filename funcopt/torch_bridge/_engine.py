@@ -112,8 +112,7 @@ class Engine:
 
         # A check of the result would come too late for what was overwritten.
         with self.precision(), jax.debug_nans(False), jax.debug_infs(False):
-            merged = in_place and not has_rows and self.device.platform == "cpu"  # for a GPU XLA merges by itself
-            run = functools.partial(self._run, layout, merged=merged, donating=in_place or has_rows)
+            run = functools.partial(self._run, layout, in_place=in_place, has_rows=has_rows)
             if all(node.keys == present[node.group] for node in grads.values):
                 done = run(owned, state, lent, numbers, grads, amp, extra, None)
                 owned, state, lent = jax.block_until_ready(done)
@@ -134,10 +133,12 @@ class Engine:
                 owned, state, lent = jax.block_until_ready(done)
             return _merge(grads, owned, lent), state
 
-    def _run(self, layout: Layout, *arguments: Any, merged: bool, donating: bool) -> Any:
+    def _run(self, layout: Layout, *arguments: Any, in_place: bool, has_rows: bool) -> Any:
         """Calls the program for arguments of this kind, compiled when it is first needed."""
+        # For a GPU XLA merges loops by itself; and what is compiled ahead of time is not there where nothing is to be.
+        merged = in_place and not has_rows and self.device.platform == "cpu" and not jax.config.jax_disable_jit
         if not merged:
-            return self._jitted(donating=donating)(layout, *arguments)
+            return self._jitted(donating=in_place or has_rows)(layout, *arguments)
         leaves, treedef = jax.tree.flatten(arguments)
         arrays = [leaf for leaf in leaves if not isinstance(leaf, float)]  # but for the loss
         kind = (layout, treedef, *map(_shape_of, arrays), *map(_dtype_of, arrays))

@@ -191,6 +191,17 @@ def test_the_pass_can_be_switched_off(flags: str, expected: int) -> None:
     assert float(done.stdout) == pytest.approx(expected, rel=0.01)
 
 
+def test_without_compiling_at_all() -> None:
+    ours, theirs = make_parameters([(100,), (10, 4)]), make_parameters([(100,), (10, 4)])
+    optimizers = TorchBridge(ours, funcopt.adamw), torch.optim.AdamW(theirs)
+    for step in range(2):
+        for params, optimizer in zip((ours, theirs), optimizers, strict=True):
+            set_gradients(params, step)
+            with jax.disable_jit():
+                optimizer.step()
+    assert largest_difference([p.detach() for p in ours], [p.detach() for p in theirs]) <= ROUNDING
+
+
 def test_other_programs_are_compiled_as_ever() -> None:
     Run("AdamW").step()
     x = jnp.ones(4096)
