@@ -7,12 +7,12 @@ or XLA would find that it is the same and share it again.
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
 from funcopt._base import PyTree
 
@@ -45,8 +45,8 @@ def compute_apart(fun: Callable[..., PyTree], label: Callable[[PyTree], PyTree],
 
 
 def _parts(jaxpr: Jaxpr) -> Iterable[list[JaxprEqn]]:
-    """The equations that make the arrays among the results of other arrays, in parts that have no array in common."""
-    needed = {id(var) for var in jaxpr.outvars if _is_array(var)}
+    """The equations that lead to the arrays among the results, in parts that have no array in common."""
+    eqns = _leading_to({id(var) for var in jaxpr.outvars if _is_array(var)}, jaxpr.eqns)
     same: dict[int, int] = {}  # from an array to another one of its part, or itself
 
     def representative(array: int) -> int:
@@ -54,56 +54,80 @@ def _parts(jaxpr: Jaxpr) -> Iterable[list[JaxprEqn]]:
             array = same[array]
         return array
 
-    eqns = []
-    for eqn in reversed(jaxpr.eqns):
-        if any(id(var) in needed for var in eqn.outvars):
-            eqns.append(eqn)
-            arrays = [id(var) for var in (*eqn.outvars, *eqn.invars) if _is_array(var)]
-            needed.update(arrays)
-            for array in arrays:
-                same[representative(array)] = representative(arrays[0])
+    for eqn in eqns:
+        first, *others = (id(var) for var in (*eqn.outvars, *eqn.invars) if _is_array(var))
+        for other in others:
+            same[representative(other)] = representative(first)
     parts: dict[int, list[JaxprEqn]] = {}
-    for eqn in reversed(eqns):
+    for eqn in eqns:
         parts.setdefault(representative(next(id(var) for var in eqn.outvars if _is_array(var))), []).append(eqn)
     return parts.values()
+
+
+def _leading_to(results: set[int], eqns: Sequence[JaxprEqn]) -> list[JaxprEqn]:
+    """Those equations that arrays come from, back to scalars and to arrays that none of them makes."""
+    needed, found = set(results), []
+    for eqn in reversed(eqns):
+        if any(id(var) in needed for var in eqn.outvars):
+            found.append(eqn)
+            needed.update(id(var) for var in eqn.invars if _is_array(var))
+    return found[::-1]
 
 
 def _results(
     jaxpr: Jaxpr, eqns: list[JaxprEqn], known: Mapping[int, Any], labels: Mapping[int, int]
 ) -> dict[int, jax.Array]:
     """The results of a part, each computed for its label."""
-    made = {id(var): var for eqn in eqns for var in eqn.outvars}
-    used = {id(var): var for eqn in eqns for var in eqn.invars if id(var) not in made and not isinstance(var, Literal)}
-    arrays = [key for key, var in used.items() if _is_array(var)]
-    scalars = [key for key, var in used.items() if not _is_array(var)]
-    results = [key for key in made if key in labels]
-    invars, outvars = [used[key] for key in (*arrays, *scalars)], [made[key] for key in results]
-    evaluate = jaxpr_as_fun(ClosedJaxpr(jaxpr.replace(constvars=[], invars=invars, outvars=outvars, eqns=eqns), []))
-
+    arrays, scalars = _inputs(eqns)
     # XLA would take equal barriers for one. This one is the part's own, and so is what is packed behind it; another one
     # for each label is behind the last one's.
-    old, numbers = lax.optimization_barrier(([known[key] for key in arrays], [known[key] for key in scalars]))
-    packed = _pack(numbers)
+    old, numbers = lax.optimization_barrier(([known[id(var)] for var in arrays], [known[id(var)] for var in scalars]))
+    places, packed = _pack(dict(zip(map(id, scalars), numbers, strict=True)))
+    by_label: dict[int, list[Var]] = {}
+    for var in itertools.chain.from_iterable(eqn.outvars for eqn in eqns):
+        if id(var) in labels:
+            by_label.setdefault(labels[id(var)], []).append(var)
     found = {}
-    for label in sorted({labels[key] for key in results}):
+    for _, results in sorted(by_label.items()):
         old, packed = lax.optimization_barrier((old, packed))
-        own = evaluate(*old, *_unpack(packed, numbers))
-        found.update((key, value) for key, value in zip(results, own, strict=True) if labels[key] == label)
+        arguments = dict(zip(map(id, arrays), old, strict=True))
+        own = _leading_to(set(map(id, results)), eqns)
+        own_arrays, own_scalars = _inputs(own)
+        part = jaxpr.replace(constvars=[], invars=[*own_arrays, *own_scalars], outvars=results, eqns=own)
+        values = jaxpr_as_fun(ClosedJaxpr(part, []))(
+            *(arguments[id(var)] for var in own_arrays),
+            *(_unpack(packed, places[id(var)]) for var in own_scalars),
+        )
+        found.update(zip(map(id, results), values, strict=True))
     return found
 
 
-def _pack(scalars: Sequence[jax.Array]) -> dict[Any, jax.Array]:
-    """One array of the scalars of each dtype."""
+def _inputs(eqns: Sequence[JaxprEqn]) -> tuple[list[Var], list[Var]]:
+    """What equations need and do not make: arrays, and scalars."""
+    made = {id(var) for eqn in eqns for var in eqn.outvars}
+    used = {id(var): var for eqn in eqns for var in eqn.invars if not isinstance(var, Literal)}
+    inputs = [var for key, var in used.items() if key not in made]
+    return [var for var in inputs if _is_array(var)], [var for var in inputs if not _is_array(var)]
+
+
+Place: TypeAlias = tuple[Any, int]
+"""Of a packed scalar: its dtype, and its index among the scalars of that dtype."""
+
+
+def _pack(scalars: Mapping[int, jax.Array]) -> tuple[dict[int, Place], dict[Any, jax.Array]]:
+    """The scalars' places, and one array of those of each dtype."""
+    places: dict[int, Place] = {}
     by_dtype: dict[Any, list[jax.Array]] = {}
-    for scalar in scalars:
-        by_dtype.setdefault(scalar.dtype, []).append(scalar)
-    return {dtype: jnp.stack(own) for dtype, own in by_dtype.items()}
+    for key, scalar in scalars.items():
+        own = by_dtype.setdefault(scalar.dtype, [])
+        places[key] = scalar.dtype, len(own)
+        own.append(scalar)
+    return places, {dtype: jnp.stack(own) for dtype, own in by_dtype.items()}
 
 
-def _unpack(packed: Mapping[Any, jax.Array], scalars: Sequence[jax.Array]) -> list[jax.Array]:
-    """The scalars that were packed."""
-    places = {dtype: itertools.count() for dtype in packed}
-    return [lax.index_in_dim(packed[x.dtype], next(places[x.dtype]), keepdims=False) for x in scalars]
+def _unpack(packed: Mapping[Any, jax.Array], place: Place) -> jax.Array:
+    dtype, index = place
+    return lax.index_in_dim(packed[dtype], index, keepdims=False)
 
 
 def _is_array(var: Any) -> bool:

@@ -135,9 +135,9 @@ class Engine:
 
     def _run(self, layout: Layout, *arguments: Any, in_place: bool, has_rows: bool) -> Any:
         """Calls the program for arguments of this kind, compiled when it is first needed."""
-        # For a GPU XLA merges loops by itself; and what is compiled ahead of time is not there where nothing is to be.
-        merged = in_place and not has_rows and self.device.platform == "cpu" and not jax.config.jax_disable_jit
-        if not merged:
+        # For a GPU XLA merges loops by itself. And where nothing is to be compiled nothing is to be ahead of time.
+        compiling = not jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]
+        if not (compiling and in_place and not has_rows and self.device.platform == "cpu"):
             return self._jitted(donating=in_place or has_rows)(layout, *arguments)
         leaves, treedef = jax.tree.flatten(arguments)
         arrays = [leaf for leaf in leaves if not isinstance(leaf, float)]  # but for the loss
