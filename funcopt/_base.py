@@ -31,13 +31,11 @@ class ElementwiseTransformation(GradientTransformationExtraArgs):
     """A transformation whose update of an element depends on that element and on global reductions only.
 
     Such a transformation gives the same numbers when several leaves are joined into one flat array, which is much
-    faster for many small leaves. `chain` of elementwise parts is elementwise.
+    faster for many small leaves. `chain` of elementwise parts is elementwise; a part of optax has to be marked.
 
     Example:
         >>> import funcopt, optax
-        >>> direction = funcopt.ElementwiseTransformation(
-        ...     *optax.scale_by_lion()
-        ... )  # optax's parts say nothing themselves
+        >>> direction = funcopt.ElementwiseTransformation(*optax.scale_by_lion())
         >>> tx = funcopt.chain(direction, funcopt.scale_by_learning_rate(1e-4))
     """
 

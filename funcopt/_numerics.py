@@ -15,7 +15,7 @@ def lerp(start: jax.Array, end: jax.Array, weight: Any) -> jax.Array:
     near_end = weight >= 0.5
     if isinstance(near_end, bool):
         return end - (end - start) * (1 - weight) if near_end else start + weight * (end - start)
-    # One factor and one choice for all elements: XLA merges loops of few arguments only.
+    # Chosen once, where both forms would be computed for each element.
     factor = jnp.where(near_end, weight - 1, weight)
     return jnp.where(near_end, end, start) + factor * (end - start)
 

@@ -147,7 +147,7 @@ class Engine:
         return self._merged[kind](*arguments)
 
     def _compile_merged(self, layout: Layout, *arguments: Any) -> jax.stages.Compiled:
-        """The update in place, in the form of which XLA makes fewer loops."""
+        """The update in place: with merged loops, or as it is where XLA does not merge them."""
         merged = _fusion.compile_merging(self._jit(donating=True, apart=True).lower(layout, *arguments))
         if _fusion.moves_little(merged):
             return merged
