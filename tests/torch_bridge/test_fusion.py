@@ -104,12 +104,25 @@ def test_an_update_moves_the_least_bytes(recipe: str) -> None:
     assert moves_the_least(run, recipe)
 
 
-@pytest.mark.parametrize("recipe", ["AdamW", "Lion + EMA"])
+@pytest.mark.parametrize("recipe", ["AdamW", "AMSGrad", "Lion + EMA"])
 def test_with_scaled_gradients_too(recipe: str) -> None:
+    """Without a clip, for whose norm XLA may need the unscaled gradient of a parameter as an array."""
     run = Run(recipe, torch.float32)
     run.optimizer.grad_scale, run.optimizer.found_inf = torch.tensor([2.0]), torch.tensor([0.0])
     run.step()
     assert moves_the_least(run, recipe)
+
+
+def test_loops_of_different_parameters_stay_apart() -> None:
+    """Parameters of one shape, too large to be joined: XLA would merge what shares a scalar."""
+    params = make_parameters([(40_000,)] * 3, torch.float32)
+    set_gradients(params, 0)
+    optimizer = TorchBridge(params, funcopt.sgd, lr=0.1, momentum=0.9)
+    optimizer.step()
+    (program,) = optimizer._holdings.engine._merged.values()
+    heads = [line.partition(" fusion(")[0] for line in (program.as_text() or "").splitlines() if " fusion(" in line]
+    results = [head.count("f32[40000]") for head in heads]
+    assert [count for count in results if count] == [2, 2, 2]
 
 
 @pytest.mark.parametrize("recipe", ["Adadelta", "Rprop", "Lion + EMA", "clip + AMSGrad + EMA"])
