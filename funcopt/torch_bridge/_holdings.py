@@ -75,7 +75,7 @@ class Holdings:
         repeats = Counter(p for group in groups for p in group["params"])
         places = _places(groups)
         histories = _state_dict.histories({place: entries.get(place, {}) for place in places}, places)
-        parts = make_parts(
+        candidates = (
             Candidate(
                 place,
                 p,
@@ -84,6 +84,7 @@ class Holdings:
             )
             for place, p in places.items()
         )
+        parts = make_parts(candidates, even=self._device.type == "cpu")
         with self.engine.precision():
             blocks = self._blocks_of(parts, groups)
             fresh = self.engine.init(layout, numbers, blocks.lend_params())

@@ -111,6 +111,7 @@ class FlatBlock:
         self.part = part
         self.key = part.place[1]
         self.params = params
+        self._is_bare = part.is_bare
         self.owned = device.platform == "cpu" and _writes_in_place(device)
         values = [p.detach().to(torch_device) for p in params]
         if self.owned:
@@ -120,7 +121,7 @@ class FlatBlock:
                 if is_movable(p):
                     p.data = member.arrange(self._memory.elements(member.start, member.stop))
         else:
-            flat = part.members[0].flatten(values[0]) if len(values) == 1 else part.join(values)
+            flat = part.members[0].flatten(values[0]) if part.is_bare else part.join(values)
             self._memory = TorchMemory(flat)
         self._views = _views(part.members, self._memory.tensor)
         self._addresses = _addresses(params)
@@ -170,8 +171,9 @@ class FlatBlock:
                     f"TorchBridge: a gradient must have its parameter's shape {tuple(param.shape)}, got "
                     f"{tuple(grad.shape)}"
                 )
-            flat = self.part.members[0].flatten(grad)
-            return borrow_as_jax(flat if flat.device == device else flat.to(device))
+            if self._is_bare:
+                flat = self.part.members[0].flatten(grad)
+                return borrow_as_jax(flat if flat.device == device else flat.to(device))
         dtypes = set(map(_dtype_of, grads))
         dtype = dtypes.pop() if len(dtypes) == 1 else _widest(dtypes)
         if self._grads is None or self._grads.dtype != dtype:

@@ -16,7 +16,8 @@ JOIN_UP_TO = 32_768
 array costs, and without starting threads."""
 
 ALIGNMENT = 16
-"""Each parameter begins at a multiple of so many elements: with float32 or wider, of a cache line's 64 bytes."""
+"""Each joined parameter begins at a multiple of so many elements: with float32 or wider, of a cache line's 64 bytes.
+There the whole array ends, too: XLA:GPU takes several elements at once only where their number is a multiple."""
 
 Place = tuple[int, str | int]
 """A parameter: its group and its key there; also a part, which is called after its first parameter."""
@@ -57,12 +58,18 @@ class Part(NamedTuple):
 
     place: Place
     members: tuple[Member, ...]
+    size: int  # elements of the flat array
     flat: bool  # otherwise the one member in its own shape
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether the flat array is one parameter and nothing else, so that a tensor of its shape can stand for it."""
+        return self.flat and len(self.members) == 1 and self.size == self.members[0].stop
+
     def join(self, values: Iterable[torch.Tensor]) -> torch.Tensor:
-        """Tensors of the parameters' shapes as one flat array, with zeros between them."""
+        """Tensors of the parameters' shapes as one flat array, with zeros between and after them."""
         values = list(values)
-        flat = values[0].new_zeros(self.members[-1].stop)
+        flat = values[0].new_zeros(self.size)
         for member, value in zip(self.members, values, strict=True):
             member.view(flat).copy_(value)
         return flat
@@ -79,32 +86,43 @@ class Candidate(NamedTuple):
 
 def plain_part(place: Place) -> Part:
     """A parameter whose state has its own shape."""
-    return Part(place, (Member(place, 0, 0, (), (), ()),), flat=False)
+    return Part(place, (Member(place, 0, 0, (), (), ()),), 0, flat=False)
 
 
-def make_parts(candidates: Iterable[Candidate]) -> list[Part]:
-    """Sorts parameters into parts, in the order of each part's first parameter."""
+def make_parts(candidates: Iterable[Candidate], *, even: bool) -> list[Part]:
+    """Sorts parameters into parts, in the order of each part's first parameter.
+
+    Args:
+        candidates: the parameters.
+        even: whether a flat array must have an even number of elements. XLA:CPU divides a loop among the square root
+            of the cores, and where an odd number is divided between two it takes single elements: 2 to 5 times as long.
+    """
     joined: dict[Hashable, list[Candidate]] = {}
     for candidate in candidates:
         place, param, history, flat = candidate
         # Other dtypes stay alone, so that whoever refuses them can name them.
         joins = flat and param.numel() <= JOIN_UP_TO and (param.is_floating_point() or param.is_complex())
         joined.setdefault((place[0], param.dtype, history) if joins else place, []).append(candidate)
-    return [_part(together) for together in joined.values()]
+    return [_part(together, even) for together in joined.values()]
 
 
-def _part(together: Sequence[Candidate]) -> Part:
+def _part(together: Sequence[Candidate], even: bool) -> Part:
     members = []
     stop = 0
     for place, param, *_ in together:
         order = memory_order(param)
-        start = -(-stop // ALIGNMENT) * ALIGNMENT
+        start = _round_up(stop, ALIGNMENT)
         stop = start + param.numel()
         shape = tuple(param.shape[i] for i in order)
         members.append(
             Member(place, start, stop, shape, order, tuple(sorted(range(param.dim()), key=order.__getitem__)))
         )
-    return Part(together[0].place, tuple(members), together[0].flat)
+    multiple = ALIGNMENT if len(together) > 1 else 2 if even else 1
+    return Part(together[0].place, tuple(members), _round_up(stop, multiple), together[0].flat)
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
 
 
 @functools.cache

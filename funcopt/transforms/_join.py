@@ -18,6 +18,10 @@ from funcopt._base import ElementwiseTransformation, GradientTransformation, PyT
 from funcopt._rows import is_rows
 from funcopt._tree import flatten, is_none
 
+_MULTIPLE = 4
+"""A joined array has a multiple of so many elements. XLA:GPU takes several at once only then, and XLA:CPU takes single
+ones where it divides an odd number between two threads."""
+
 
 def join_small_leaves(
     inner: GradientTransformation, max_size: int = 65_536, within: PyTree = None
@@ -84,7 +88,8 @@ def _concatenate(leaves: Sequence[Any]) -> jax.Array | None:
             "join_small_leaves: leaves that are joined must all have a gradient, and of all their rows, or none; "
             "leave the others out with funcopt.masked, or keep them apart with within"
         )
-    return jnp.concatenate([jnp.ravel(leaf) for leaf in leaves])
+    padding = jnp.zeros(-sum(jnp.size(leaf) for leaf in leaves) % _MULTIPLE, jnp.result_type(leaves[0]))
+    return jnp.concatenate([*(jnp.ravel(leaf) for leaf in leaves), padding])
 
 
 def _split(parts: PyTree, updates: PyTree, like: PyTree, max_size: int) -> PyTree:
@@ -98,7 +103,9 @@ def _split(parts: PyTree, updates: PyTree, like: PyTree, max_size: int) -> PyTre
         flat = parts["joined"][dtype]
         if flat is None:
             continue
-        for i, piece in zip(members, lax.split(flat, [leaves[i].size for i in members]), strict=True):
+        sizes = [leaves[i].size for i in members]
+        *pieces, _ = lax.split(flat, [*sizes, flat.size - sum(sizes)])
+        for i, piece in zip(members, pieces, strict=True):
             results[i] = jnp.reshape(piece, leaves[i].shape)
     return treedef.unflatten(results)
 

@@ -1,0 +1,54 @@
+"""How parameters become flat arrays: of which length, since XLA vectorizes loops over some only."""
+
+import re
+
+import pytest
+import torch
+from twins import ROUNDING, largest_difference, make_parameters, set_gradients
+
+from funcopt.torch_bridge import optim
+from funcopt.torch_bridge._parts import ALIGNMENT, Candidate, Part, make_parts
+
+
+def parts_of(*shapes: tuple[int, ...], even: bool) -> list[Part]:
+    candidates = (Candidate((0, i), torch.zeros(shape), None, flat=True) for i, shape in enumerate(shapes))
+    return make_parts(candidates, even=even)
+
+
+@pytest.mark.parametrize("even", [False, True])
+def test_joined_parameters_end_as_they_begin_at_multiples(even: bool) -> None:
+    (part,) = parts_of((3,), (), (5, 7), even=even)
+    assert [(member.start, member.stop) for member in part.members] == [(0, 3), (16, 17), (32, 67)]
+    assert part.size == 5 * ALIGNMENT
+    assert not part.is_bare
+    assert part.join([torch.ones(3), torch.ones(()), torch.ones(5, 7)]).sum() == 3 + 1 + 35
+
+
+def test_without_padding_joined_parameters_are_still_several() -> None:
+    (part,) = parts_of((16,), (4, 8), even=True)
+    assert part.size == 48
+    assert not part.is_bare
+
+
+def test_one_parameter_is_longer_only_where_an_even_number_is_wanted() -> None:
+    assert [part.size for part in parts_of((301, 201), (40_000,), even=False)] == [60_501, 40_000]
+    assert [part.is_bare for part in parts_of((301, 201), (40_000,), even=False)] == [True, True]
+    assert [part.size for part in parts_of((301, 201), (40_000,), even=True)] == [60_502, 40_000]
+    assert [part.is_bare for part in parts_of((301, 201), (40_000,), even=True)] == [False, True]
+
+
+def test_loops_on_the_cpu_are_over_even_numbers() -> None:
+    """Large odd parameters, one of them transposed, beside joined ones with an odd number of elements."""
+    shapes = [(301, 201), (5,), (3, 3), (40_001,)]
+    ours, theirs = make_parameters(shapes), make_parameters(shapes)
+    for params in (ours, theirs):
+        params[0].data = params[0].data.t().contiguous().t()
+    optimizers = optim.AdamW(ours, weight_decay=0.1), torch.optim.AdamW(theirs, weight_decay=0.1)
+    for step in range(3):
+        for params, optimizer in zip((ours, theirs), optimizers, strict=True):
+            set_gradients(params, step)
+            optimizer.step()
+    assert largest_difference([p.detach() for p in ours], [p.detach() for p in theirs]) <= ROUNDING
+    (program,) = optimizers[0]._holdings.engine._merged.values()
+    sizes = {int(size) for size in re.findall(r"f64\[(\d+)\]", program.as_text() or "") if int(size) > ALIGNMENT}
+    assert sizes == {60_502, 40_002, 2 * ALIGNMENT}
