@@ -1,6 +1,7 @@
 """Shared set-up, before JAX and torch are imported."""
 
 import contextlib
+import gc
 import importlib.util
 import os
 
@@ -18,3 +19,9 @@ if importlib.util.find_spec("torchvision"):
     for operator in ("nms", "qnms"):
         with contextlib.suppress(RuntimeError):  # the compiled half is there
             torchvision.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+def pytest_collection_finish() -> None:
+    """What torch, JAX and the tests consist of stays anyway: collections, of which tests ask for many, can pass it by."""
+    gc.collect()
+    gc.freeze()
