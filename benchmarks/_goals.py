@@ -12,8 +12,8 @@ from benchmarks._measure import Finding
 Status = Literal["pass", "short", "noisy", "wrong", "not measured"]
 
 COLUMNS = ("vs default", "vs foreach", "vs fused", "vs fused, opt-in", "vs compiled")
-PEERS = ("bridge/*/default", "bridge/*/foreach", "bridge/*/fused", "bridge/*/fused", "bridge/*/compiled")
 # Merged loops were to be an opt-in, with bounds of their own. The bridge always merges: both bounds are on one finding.
+PEERS = ("bridge/*/default", "bridge/*/foreach", "bridge/*/fused", "bridge/*/fused", "bridge/*/compiled")
 
 
 class Goal(NamedTuple):

@@ -23,6 +23,9 @@ from benchmarks._settings import Results, Row, Settings
 
 HERE = Path(__file__).parent
 
+FLAGS = ("XLA_FLAGS", "JAX_PLATFORMS", "OMP_NUM_THREADS", "GOMP_SPINCOUNT")
+"""Environment variables that change times."""
+
 
 def machine(settings: Settings) -> dict[str, Any]:
     """Where the run took place, and with what."""
@@ -36,7 +39,7 @@ def machine(settings: Settings) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(settings.device) if settings.device.type == "cuda" else "cpu",
         "load average": os.getloadavg(),
         "torch threads": torch.get_num_threads(),
-        "flags": {name: os.environ.get(name, "") for name in ("XLA_FLAGS", "OMP_NUM_THREADS", "JAX_PLATFORMS")},
+        "flags": {name: os.environ.get(name, "") for name in FLAGS},
         "rounds": settings.rounds,
         "versions": {
             "python": platform.python_version(),

@@ -22,6 +22,6 @@ if importlib.util.find_spec("torchvision"):
 
 
 def pytest_collection_finish() -> None:
-    """What torch, JAX and the tests consist of stays anyway: collections, of which tests ask for many, can pass it by."""
+    """What torch, JAX and the tests consist of stays anyway: garbage collections, which are many, can pass it by."""
     gc.collect()
     gc.freeze()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import optax
 import pytest
 import torch
@@ -99,3 +100,8 @@ def largest_difference(ours: Iterable[torch.Tensor], theirs: Iterable[torch.Tens
         return 0.0
     a, b = ([t.detach().numpy() for t in tensors] for tensors in zip(*pairs, strict=True))
     return worst_error(a, b)
+
+
+def programs(optimizer: TorchBridge) -> list[jax.stages.Compiled]:
+    """What an optimizer has compiled so far to run in place on the CPU."""
+    return list(optimizer._holdings.engine._merged.values())

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 import torch
-from twins import ROUNDING, largest_difference, make_parameters, set_gradients
+from twins import ROUNDING, largest_difference, make_parameters, programs, set_gradients
 
 import funcopt
 from funcopt.torch_bridge import TorchBridge, _fusion
@@ -84,13 +84,9 @@ class Run:
         state = [value for p in self.params for value in self.optimizer.state[p].values()]
         return [*(p.detach() for p in self.params), *(value for value in state if isinstance(value, torch.Tensor))]
 
-    @property
-    def programs(self) -> list[jax.stages.Compiled]:
-        return list(self.optimizer._holdings.engine._merged.values())
-
 
 def moves_the_least(run: Run, recipe: str) -> bool:
-    (program,) = run.programs
+    (program,) = programs(run.optimizer)
     memory: Any = program.memory_analysis()
     # 1 %: the joined parameters' padding, scalars, partial sums.
     least = 4 * ELEMENTS * RECIPES[recipe][2]
@@ -119,7 +115,7 @@ def test_loops_of_different_parameters_stay_apart() -> None:
     set_gradients(params, 0)
     optimizer = TorchBridge(params, funcopt.sgd, lr=0.1, momentum=0.9)
     optimizer.step()
-    (program,) = optimizer._holdings.engine._merged.values()
+    (program,) = programs(optimizer)
     heads = [line.partition(" fusion(")[0] for line in (program.as_text() or "").splitlines() if " fusion(" in line]
     results = [head.count("f32[40000]") for head in heads]
     assert [count for count in results if count] == [2, 2, 2]
@@ -173,7 +169,7 @@ def test_loops_that_do_not_merge_are_not_taken_apart(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(_fusion, "compile_merging", lambda lowered: compile_merging(OtherInternals(lowered)))  # pyright: ignore
     run = Run("AdamW", torch.float32)
     run.step()
-    (program,) = run.programs
+    (program,) = programs(run.optimizer)
     assert _fusion.bytes_moved(program) == pytest.approx(4 * ELEMENTS * 10, rel=0.01)
     assert run.optimizer.compilations == 1
 

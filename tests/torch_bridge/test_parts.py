@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from twins import ROUNDING, largest_difference, make_parameters, set_gradients
+from twins import ROUNDING, largest_difference, make_parameters, programs, set_gradients
 
 from funcopt.torch_bridge import optim
 from funcopt.torch_bridge._parts import ALIGNMENT, Candidate, Part, make_parts
@@ -49,6 +49,6 @@ def test_loops_on_the_cpu_are_over_even_numbers() -> None:
             set_gradients(params, step)
             optimizer.step()
     assert largest_difference([p.detach() for p in ours], [p.detach() for p in theirs]) <= ROUNDING
-    (program,) = optimizers[0]._holdings.engine._merged.values()
+    (program,) = programs(optimizers[0])
     sizes = {int(size) for size in re.findall(r"f64\[(\d+)\]", program.as_text() or "") if int(size) > ALIGNMENT}
     assert sizes == {60_502, 40_002, 2 * ALIGNMENT}
