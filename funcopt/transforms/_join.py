@@ -18,10 +18,6 @@ from funcopt._base import ElementwiseTransformation, GradientTransformation, PyT
 from funcopt._rows import is_rows
 from funcopt._tree import flatten, is_none
 
-_MULTIPLE = 4
-"""A joined array has a multiple of so many elements. XLA:GPU takes several at once only then, and XLA:CPU takes single
-ones where it divides an odd number between two threads."""
-
 
 def join_small_leaves(
     inner: GradientTransformation, max_size: int = 65_536, within: PyTree = None
@@ -88,8 +84,7 @@ def _concatenate(leaves: Sequence[Any]) -> jax.Array | None:
             "join_small_leaves: leaves that are joined must all have a gradient, and of all their rows, or none; "
             "leave the others out with funcopt.masked, or keep them apart with within"
         )
-    padding = jnp.zeros(-sum(jnp.size(leaf) for leaf in leaves) % _MULTIPLE, jnp.result_type(leaves[0]))
-    return jnp.concatenate([*(jnp.ravel(leaf) for leaf in leaves), padding])
+    return jnp.concatenate([jnp.ravel(leaf) for leaf in leaves])
 
 
 def _split(parts: PyTree, updates: PyTree, like: PyTree, max_size: int) -> PyTree:
@@ -103,9 +98,7 @@ def _split(parts: PyTree, updates: PyTree, like: PyTree, max_size: int) -> PyTre
         flat = parts["joined"][dtype]
         if flat is None:
             continue
-        sizes = [leaves[i].size for i in members]
-        *pieces, _ = lax.split(flat, [*sizes, flat.size - sum(sizes)])
-        for i, piece in zip(members, pieces, strict=True):
+        for i, piece in zip(members, lax.split(flat, [leaves[i].size for i in members]), strict=True):
             results[i] = jnp.reshape(piece, leaves[i].shape)
     return treedef.unflatten(results)
 

@@ -77,16 +77,3 @@ def test_what_is_not_elementwise() -> None:
         funcopt.join_small_leaves(funcopt.muon(1e-3))
     with pytest.raises(ValueError, match="join_small_leaves: max_size must be >= 0, got -1"):
         funcopt.join_small_leaves(funcopt.adam(1e-3), -1)
-
-
-@pytest.mark.parametrize("size", range(1, 6))
-def test_joined_arrays_have_a_multiple_of_four_elements(size: int) -> None:
-    """XLA takes several elements at once only then. What is added takes no part, not even in a norm."""
-    plain = funcopt.chain(funcopt.adam(1e-3), funcopt.clip_by_global_norm(1e-3))
-    joined = funcopt.join_small_leaves(plain)
-    params = [jnp.ones(size), jnp.ones(3)]
-    grads = jax.tree.map(lambda x: 0.1 * x, params)
-    expected, _ = plain.update(grads, plain.init(params), params)
-    updates, state = joined.update(grads, joined.init(params), params)
-    chex.assert_trees_all_close(updates, expected, rtol=1e-6)
-    assert all(leaf.size % 4 == 0 for leaf in jax.tree.leaves(state) if leaf.ndim)
