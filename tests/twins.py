@@ -93,6 +93,19 @@ def set_gradients(params: Iterable[torch.Tensor], step: int) -> None:
         p.grad = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.dtype)
 
 
+def take_steps(
+    params: Sequence[torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    steps: Iterable[int],
+    edit: Callable[[Sequence[torch.Tensor], int], Any] = lambda params, step: None,
+) -> None:
+    """One step on each of the gradients of `set_gradients`, which `edit` may change before."""
+    for step in steps:
+        set_gradients(params, step)
+        edit(params, step)
+        optimizer.step()
+
+
 def largest_difference(ours: Iterable[torch.Tensor], theirs: Iterable[torch.Tensor]) -> float:
     """The largest difference of two lists of tensors, relative to the largest value."""
     pairs = [pair for pair in zip(ours, theirs, strict=True) if pair[1].numel()]

@@ -111,7 +111,6 @@ class FlatBlock:
         self.part = part
         self.key = part.place[1]
         self.params = params
-        self._is_bare = part.is_bare
         self.owned = device.platform == "cpu" and _writes_in_place(device)
         values = [p.detach().to(torch_device) for p in params]
         if self.owned:
@@ -171,7 +170,7 @@ class FlatBlock:
                     f"TorchBridge: a gradient must have its parameter's shape {tuple(param.shape)}, got "
                     f"{tuple(grad.shape)}"
                 )
-            if self._is_bare:
+            if self.part.is_bare:
                 flat = self.part.members[0].flatten(grad)
                 return borrow_as_jax(flat if flat.device == device else flat.to(device))
         dtypes = set(map(_dtype_of, grads))

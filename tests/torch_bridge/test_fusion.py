@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 import torch
-from twins import ROUNDING, largest_difference, make_parameters, programs, set_gradients
+from twins import ROUNDING, largest_difference, make_parameters, programs, take_steps
 
 import funcopt
 from funcopt.torch_bridge import TorchBridge, _fusion
@@ -70,17 +71,17 @@ class Run:
         self.optimizer = TorchBridge([{"params": self.params[:2]}, {"params": self.params[2:]}], factory, **options)
 
     def step(self, number: int = 0) -> None:
-        set_gradients(self.params, number)
-        self.optimizer.step()
+        take_steps(self.params, self.optimizer, [number])
 
     def steps_with_missing_gradients(self) -> list[torch.Tensor]:
         """In the first two steps one parameter has no gradient, in all of them another; what came of it."""
-        for number in range(4):
-            set_gradients(self.params, number)
-            self.params[1].grad = None
+
+        def leave_out(params: Sequence[torch.Tensor], number: int) -> None:
+            params[1].grad = None
             if number < 2:
-                self.params[3].grad = None
-            self.optimizer.step()
+                params[3].grad = None
+
+        take_steps(self.params, self.optimizer, range(4), leave_out)
         state = [value for p in self.params for value in self.optimizer.state[p].values()]
         return [*(p.detach() for p in self.params), *(value for value in state if isinstance(value, torch.Tensor))]
 
@@ -102,7 +103,7 @@ def test_an_update_moves_the_least_bytes(recipe: str) -> None:
 
 @pytest.mark.parametrize("recipe", ["AdamW", "AMSGrad", "Lion + EMA"])
 def test_with_scaled_gradients_too(recipe: str) -> None:
-    """Without a clip, for whose norm XLA may need the unscaled gradient of a parameter as an array."""
+    """Without a clip, for whose norm XLA keeps the scale as an array where large parameters have one shape."""
     run = Run(recipe, torch.float32)
     run.optimizer.grad_scale, run.optimizer.found_inf = torch.tensor([2.0]), torch.tensor([0.0])
     run.step()
@@ -112,9 +113,8 @@ def test_with_scaled_gradients_too(recipe: str) -> None:
 def test_loops_of_different_parameters_stay_apart() -> None:
     """Parameters of one shape, too large to be joined: XLA would merge what shares a scalar."""
     params = make_parameters([(40_000,)] * 3, torch.float32)
-    set_gradients(params, 0)
     optimizer = TorchBridge(params, funcopt.sgd, lr=0.1, momentum=0.9)
-    optimizer.step()
+    take_steps(params, optimizer, [0])
     (program,) = programs(optimizer)
     heads = [line.partition(" fusion(")[0] for line in (program.as_text() or "").splitlines() if " fusion(" in line]
     results = [head.count("f32[40000]") for head in heads]
@@ -202,13 +202,11 @@ def test_the_pass_can_be_switched_off(flags: str, expected: int) -> None:
 
 def test_without_compiling_at_all() -> None:
     ours, theirs = make_parameters([(100,), (10, 4)]), make_parameters([(100,), (10, 4)])
-    optimizers = TorchBridge(ours, funcopt.adamw), torch.optim.AdamW(theirs)
-    for step in range(2):
-        for params, optimizer in zip((ours, theirs), optimizers, strict=True):
-            set_gradients(params, step)
-            with jax.disable_jit():
-                optimizer.step()
-    assert largest_difference([p.detach() for p in ours], [p.detach() for p in theirs]) <= ROUNDING
+    optimizer = TorchBridge(ours, funcopt.adamw)
+    with jax.disable_jit():
+        take_steps(ours, optimizer, range(2))
+    take_steps(theirs, torch.optim.AdamW(theirs), range(2))
+    assert largest_difference(ours, theirs) <= ROUNDING
 
 
 def test_other_programs_are_compiled_as_ever() -> None:
@@ -240,15 +238,15 @@ def test_apart_computes_the_same() -> None:
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 def test_a_first_step_without_any_gradient_in_place() -> None:
     """Rows of sparse gradients, which are not merged, on the path of those that are."""
+
+    def rows_only(params: Sequence[torch.Tensor], step: int) -> None:
+        assert params[1].grad is not None
+        rows, values = torch.tensor([[1, 7, 3]]), params[1].grad[:3]
+        params[1].grad = torch.sparse_coo_tensor(rows, values, params[1].shape, check_invariants=True)
+        if step == 0:
+            params[0].grad = None
+
     ours, theirs = make_parameters([(100,), (10, 4)]), make_parameters([(100,), (10, 4)])
-    optimizers = TorchBridge(ours, funcopt.adagrad), torch.optim.Adagrad(theirs)
-    for step in range(3):
-        for params, optimizer in zip((ours, theirs), optimizers, strict=True):
-            set_gradients(params, step)
-            assert params[1].grad is not None
-            rows, values = torch.tensor([[1, 7, 3]]), params[1].grad[:3]
-            params[1].grad = torch.sparse_coo_tensor(rows, values, params[1].shape, check_invariants=True)
-            if step == 0:
-                params[0].grad = None
-            optimizer.step()
-    assert largest_difference([p.detach() for p in ours], [p.detach() for p in theirs]) <= ROUNDING
+    take_steps(ours, TorchBridge(ours, funcopt.adagrad), range(3), rows_only)
+    take_steps(theirs, torch.optim.Adagrad(theirs), range(3), rows_only)
+    assert largest_difference(ours, theirs) <= ROUNDING

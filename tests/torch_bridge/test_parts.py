@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from twins import ROUNDING, largest_difference, make_parameters, programs, set_gradients
+from twins import ROUNDING, largest_difference, make_parameters, programs, take_steps
 
 from funcopt.torch_bridge import optim
 from funcopt.torch_bridge._parts import ALIGNMENT, Candidate, Part, make_parts
@@ -30,11 +30,10 @@ def test_without_padding_joined_parameters_are_still_several() -> None:
     assert not part.is_bare
 
 
-def test_one_parameter_is_longer_only_where_an_even_number_is_wanted() -> None:
-    assert [part.size for part in parts_of((301, 201), (40_000,), even=False)] == [60_501, 40_000]
-    assert [part.is_bare for part in parts_of((301, 201), (40_000,), even=False)] == [True, True]
-    assert [part.size for part in parts_of((301, 201), (40_000,), even=True)] == [60_502, 40_000]
-    assert [part.is_bare for part in parts_of((301, 201), (40_000,), even=True)] == [False, True]
+@pytest.mark.parametrize(("even", "expected"), [(False, (60_501, True)), (True, (60_502, False))])
+def test_one_parameter_is_longer_only_where_an_even_number_is_wanted(even: bool, expected: tuple[int, bool]) -> None:
+    parts = parts_of((301, 201), (40_000,), even=even)
+    assert [(part.size, part.is_bare) for part in parts] == [expected, (40_000, True)]
 
 
 def test_loops_on_the_cpu_are_over_even_numbers() -> None:
@@ -43,12 +42,10 @@ def test_loops_on_the_cpu_are_over_even_numbers() -> None:
     ours, theirs = make_parameters(shapes), make_parameters(shapes)
     for params in (ours, theirs):
         params[0].data = params[0].data.t().contiguous().t()
-    optimizers = optim.AdamW(ours, weight_decay=0.1), torch.optim.AdamW(theirs, weight_decay=0.1)
-    for step in range(3):
-        for params, optimizer in zip((ours, theirs), optimizers, strict=True):
-            set_gradients(params, step)
-            optimizer.step()
-    assert largest_difference([p.detach() for p in ours], [p.detach() for p in theirs]) <= ROUNDING
-    (program,) = programs(optimizers[0])
+    optimizer = optim.AdamW(ours, weight_decay=0.1)
+    take_steps(ours, optimizer, range(3))
+    take_steps(theirs, torch.optim.AdamW(theirs, weight_decay=0.1), range(3))
+    assert largest_difference(ours, theirs) <= ROUNDING
+    (program,) = programs(optimizer)
     sizes = {int(size) for size in re.findall(r"f64\[(\d+)\]", program.as_text() or "") if int(size) > ALIGNMENT}
     assert sizes == {60_502, 40_002, 2 * ALIGNMENT}
