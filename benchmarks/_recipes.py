@@ -17,7 +17,7 @@ from funcopt import TorchBridge
 ALL = ("resnet50", "gpt2-small", "vit-b16", "mobilenet-v2", "llama-1b", "1000x32x32")
 TWO = ("resnet50", "1000x32x32")
 
-# torch's Muon iterates in bfloat16, see funcopt.conformance. Measured 4e-3.
+# torch's Muon iterates in bfloat16, see `conformance`. Measured 4e-3.
 BFLOAT16 = 2.0**-5
 
 

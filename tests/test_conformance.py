@@ -1,4 +1,4 @@
-"""The conformance matrix with two option sets per algorithm; `python -m funcopt.conformance` runs all of it."""
+"""The conformance matrix with two option sets per algorithm; `python -m conformance` runs all of it."""
 
 import functools
 import subprocess
@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import funcopt
-from funcopt.conformance import ALGORITHMS, Algorithm, Lbfgs, __main__, check, check_lbfgs
-from funcopt.conformance._algorithms import SGD
-from funcopt.conformance._check import Errors, Row
-from funcopt.conformance._report import HEADERS, table
+from conformance import ALGORITHMS, Algorithm, Lbfgs, __main__, check, check_lbfgs
+from conformance._algorithms import SGD
+from conformance._check import Errors, Row
+from conformance._report import HEADERS, table
 from funcopt.torch_bridge import optim
 from funcopt.torch_bridge._recipe import Recipe
 
@@ -100,7 +100,7 @@ def test_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     monkeypatch.setattr(__main__, "check", lambda algorithm: wrong)
     assert __main__.main(["--quick", "--markdown"]) == 1
     output = capsys.readouterr()
-    assert "python -m funcopt.conformance --quick --markdown\n" in output.out
+    assert "python -m conformance --quick --markdown\n" in output.out
     assert "SGD: float32, bridge: nan from torch, at most 1.0e-12\n" in output.err
 
     with pytest.raises(SystemExit):
@@ -109,7 +109,7 @@ def test_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
 
 
 def test_the_page_has_every_row() -> None:
-    """As `python -m funcopt.conformance --markdown` prints it; the numbers are those of one machine."""
+    """As `python -m conformance --markdown` prints it; the numbers are those of one machine."""
     page = (Path(__file__).parents[1] / "docs" / "conformance.md").read_text()
     rows = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| ")]
     expected = [HEADERS[:2], *((a.name, str(len(a.options))) for a in __main__.ROWS)]
@@ -118,7 +118,8 @@ def test_the_page_has_every_row() -> None:
 
 
 def test_without_torch_it_says_what_to_install() -> None:
-    code = "import sys; sys.modules['torch'] = None; import funcopt.conformance"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "ImportError: funcopt.conformance compares with torch.optim" in result.stderr
+    code = "import sys; sys.modules['torch'] = None; import conformance"
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    assert "ImportError: conformance compares with torch.optim" in result.stderr
     assert "pip install 'funcopt[torch]'" in result.stderr

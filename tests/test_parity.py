@@ -8,7 +8,7 @@ import torch
 from parity import make_problem, run_jax, run_torch, worst_error
 
 import funcopt
-from funcopt.conformance._algorithms import ADAM, ADAMW, SGD
+from conformance._algorithms import ADAM, ADAMW, SGD
 
 # float64: both sides round each of 50 steps' handful of operations; measured worst 1e-14.
 # float32: the same, in units of 2**-23, and where JAX contracts a product into an FMA that torch does not; measured

@@ -14,11 +14,11 @@ from jax import lax
 from torch.optim._muon import _zeropower_via_newtonschulz
 
 import funcopt
-from funcopt.conformance import ALGORITHMS, Algorithm
-from funcopt.conformance._algorithms import ADAFACTOR, ASGD, MUON, MUON_WITHOUT_ITERATIONS
-from funcopt.conformance._jax import make_cell, run_in_jax
-from funcopt.conformance._problem import STEPS, Problem, learning_rates, make_problem, worst_error
-from funcopt.conformance._torch import TorchRun
+from conformance import ALGORITHMS, Algorithm
+from conformance._algorithms import ADAFACTOR, ASGD, MUON, MUON_WITHOUT_ITERATIONS
+from conformance._jax import make_cell, run_in_jax
+from conformance._problem import STEPS, Problem, learning_rates, make_problem, worst_error
+from conformance._torch import TorchRun
 from funcopt.transforms._muon import newton_schulz
 from funcopt.transforms._radam import sma_length
 

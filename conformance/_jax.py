@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 
 import funcopt
-from funcopt.conformance._problem import LR, STEPS, Problem, learning_rates
+from conformance._problem import LR, STEPS, Problem, learning_rates
 
 
 class Cell(NamedTuple):

@@ -6,8 +6,8 @@ import jax
 import torch
 
 import funcopt
-from funcopt.conformance._check import ROUNDINGS, Errors, Row
-from funcopt.conformance._problem import HALF, MISSING_STEPS, STEPS, ZERO_STEP
+from conformance._check import ROUNDINGS, Errors, Row
+from conformance._problem import HALF, MISSING_STEPS, STEPS, ZERO_STEP
 
 HEADERS = (
     "algorithm",

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from conformance._problem import LR, Problem
 from funcopt._rows import RowSparse
-from funcopt.conformance._problem import LR, Problem
 
 
 @contextlib.contextmanager

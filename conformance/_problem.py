@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from conformance._algorithms import Algorithm
 from funcopt._rows import RowSparse
-from funcopt.conformance._algorithms import Algorithm
 
 STEPS = 30
 HALF = STEPS // 2  # where checkpoints are taken

@@ -1,11 +1,11 @@
-"""`python -m funcopt.conformance`: prints the matrix, and exits with 1 if anything is above its bound."""
+"""`python -m conformance`: prints the matrix, and exits with 1 if anything is above its bound."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from funcopt.conformance import ALGORITHMS, Lbfgs, check, check_lbfgs
-from funcopt.conformance._report import page, table
+from conformance import ALGORITHMS, Lbfgs, check, check_lbfgs
+from conformance._report import page, table
 
 ROWS = sorted((*ALGORITHMS, Lbfgs()), key=lambda algorithm: algorithm.name.lower())
 
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m funcopt.conformance", description="Compares every algorithm of torch.optim with torch."
+        prog="python -m conformance", description="Compares every algorithm of torch.optim with torch."
     )
     names = {algorithm.name: algorithm for algorithm in ROWS}
     parser.add_argument("--algorithm", nargs="+", metavar="NAME", help=f"some rows only: {'; '.join(names)}")
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         algorithm = names[name].quick() if given.quick else names[name]
         print(f"{name}: {len(algorithm.options)} option sets", file=sys.stderr)
         rows.append(check_lbfgs(algorithm) if isinstance(algorithm, Lbfgs) else check(algorithm))
-    words = ["python -m funcopt.conformance"]
+    words = ["python -m conformance"]
     if given.algorithm:
         words += ["--algorithm", *(f"'{name}'" if " " in name else name for name in given.algorithm)]
     words += [option for option, wanted in (("--quick", given.quick), ("--markdown", given.markdown)) if wanted]

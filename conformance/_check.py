@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from funcopt.conformance._algorithms import Algorithm
-from funcopt.conformance._jax import make_cell, run_in_jax
-from funcopt.conformance._problem import HALF, STEPS, Problem, learning_rates, make_problem, worst_error
-from funcopt.conformance._torch import TorchRun, one_thread
+from conformance._algorithms import Algorithm
+from conformance._jax import make_cell, run_in_jax
+from conformance._problem import HALF, STEPS, Problem, learning_rates, make_problem, worst_error
+from conformance._torch import TorchRun, one_thread
 
 DTYPES = ("float64", "float32")
 ROUNDINGS = 1.0  # torch rounds bfloat16 after each operation and funcopt once, as torch's fused kernels do
@@ -25,7 +25,7 @@ class Errors(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What came of an algorithm; see `funcopt.conformance`."""
+    """What came of an algorithm; see `conformance`."""
 
     name: str
     option_sets: int

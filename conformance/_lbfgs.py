@@ -17,9 +17,9 @@ import torch
 from jax import lax
 
 import funcopt
-from funcopt.conformance._check import DTYPES, Errors, Row
-from funcopt.conformance._problem import HALF, LR, STEPS, worst_error
-from funcopt.conformance._torch import one_thread
+from conformance._check import DTYPES, Errors, Row
+from conformance._problem import HALF, LR, STEPS, worst_error
+from conformance._torch import one_thread
 from funcopt.torch_bridge import optim
 
 FLOAT64 = 1e-6
