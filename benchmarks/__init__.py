@@ -7,6 +7,5 @@
     _goals       what is to be reached, as data
     _report      terminal, JSON and plot
 
-It needs the `torch` extra, and matplotlib of the `examples` extra for the plot. `python -m benchmarks.audit` counts
-what XLA emits and times nothing.
+It needs the `torch` extra, and matplotlib of the `examples` extra for the plot.
 """
