@@ -5,7 +5,7 @@
     _measure     how it is timed: paired, interleaved rounds, and when a run is too noisy to say anything
     _bridge, _jax, _growth, _memory     the sections, each of which yields findings by name
     _goals       what is to be reached, as data
-    _report      terminal, JSON and plot
+    _report      terminal and JSON
 
-It needs the `torch` extra, and matplotlib of the `examples` extra for the plot.
+It needs the `torch` extra.
 """

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measures, prints the tables and writes them as files; exits with 1 if any number is wrong."""
+"""`python -m benchmarks`: measures and prints the tables; exits with 1 if any number is wrong."""
 
 import argparse
 import shlex
@@ -112,18 +112,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             results.add(_growth.measure(plan.counts, plan.sizes, candidates, settings, triad))
         if "memory" in given.sections:
             _each(plan.memory, memory, results)
-    return _finish(results, settings, arguments, given)
+    return _finish(results, settings, arguments, given.json)
 
 
-def _finish(results: Results, settings: Settings, arguments: Sequence[str], given: argparse.Namespace) -> int:
+def _finish(results: Results, settings: Settings, arguments: Sequence[str], file: Path | None) -> int:
     where = _report.machine(settings)
-    report = _report.text(results, where)
-    print(report)
-    device = "" if settings.device.type == "cpu" else f"-{settings.device.type}"
-    name = f"latest-{'quick' if given.quick else 'full'}{device}"
-    command = shlex.join(["python", "-m", "benchmarks", *arguments])
-    files = _report.write(results, where, command, report, given.output / name)
-    print("", *(f"written: {file}" for file in files), sep="\n")
+    print(_report.text(results, where))
+    if file is not None:
+        file.write_text(_report.as_json(results, where, shlex.join(["python", "-m", "benchmarks", *arguments])))
     wrong = [f"{name}: {finding.wrong}" for name, finding in results.findings.items() if finding.wrong]
     print(*(f"WRONG NUMBERS: {line}" for line in wrong), sep="\n", file=sys.stderr)
     return 1 if wrong else 0
@@ -203,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
         "--seconds", type=float, default=Settings(0).seconds, help="comparisons of short steps go on for so long"
     )
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu or cuda")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the files")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found there, too")
     return parser
 
 

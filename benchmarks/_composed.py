@@ -118,7 +118,6 @@ def _params_ema_in_optax() -> optax.GradientTransformation:
 
 RECIPE = Recipe(
     "recipe",
-    "clip + schedule + groups + AdamW + EMA",
     40,
     4,
     _composed_in_torch,

@@ -34,7 +34,6 @@ class Recipe(NamedTuple):
     """An algorithm, or a composition of several, in each framework."""
 
     name: str  # on the command line
-    title: str
     min_bytes: float | None  # that any program moves per element and step; None where arithmetic decides
     arrays: int  # of the parameters' size that one optimizer needs, the parameters included
     torch: Callable[[Params, Implementation], Run]

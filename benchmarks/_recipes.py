@@ -23,7 +23,6 @@ BFLOAT16 = 2.0**-5
 
 def _single(
     name: str,
-    title: str,
     torch_class: type[torch.optim.Optimizer],
     factory: Callable[..., Any],
     options: Mapping[str, Any],
@@ -47,7 +46,6 @@ def _single(
     arguments = inspect.signature(torch_class).parameters
     return Recipe(
         name,
-        title,
         min_bytes,
         1 + states,
         in_torch,
@@ -76,7 +74,6 @@ RECIPES = {
     for recipe in (
         _single(
             "adamw",
-            "AdamW",
             torch.optim.AdamW,
             funcopt.adamw,
             {"lr": 1e-3, "weight_decay": 0.01},
@@ -87,7 +84,6 @@ RECIPES = {
         ),
         _single(
             "sgd-momentum",
-            "SGD with momentum",
             torch.optim.SGD,
             funcopt.sgd,
             {"lr": 1e-2, "momentum": 0.9},
@@ -98,7 +94,6 @@ RECIPES = {
         ),
         _single(
             "sgd-nesterov",
-            "SGD with Nesterov momentum and decay",
             torch.optim.SGD,
             funcopt.sgd,
             {"lr": 1e-2, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4},
@@ -108,7 +103,6 @@ RECIPES = {
         ),
         _single(
             "rmsprop",
-            "RMSprop",
             torch.optim.RMSprop,
             funcopt.rmsprop,
             {"lr": 1e-3},
@@ -118,7 +112,6 @@ RECIPES = {
         ),
         _single(
             "nadam",
-            "NAdam",
             torch.optim.NAdam,
             funcopt.nadam,
             {"lr": 1e-3},
@@ -128,7 +121,6 @@ RECIPES = {
         ),
         _single(
             "adadelta",
-            "Adadelta",
             torch.optim.Adadelta,
             funcopt.adadelta,
             {"lr": 1.0},
@@ -138,7 +130,6 @@ RECIPES = {
         ),
         _single(
             "lion",
-            "Lion-like chain",
             Lion,
             lion,
             {"lr": 1e-4, "weight_decay": 0.1},
@@ -149,7 +140,6 @@ RECIPES = {
         ),
         _single(
             "muon",
-            "Muon",
             torch.optim.Muon,
             funcopt.muon,
             {"lr": 1e-3, "weight_decay": 0.1},

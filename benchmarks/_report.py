@@ -1,10 +1,9 @@
-"""What a run found: as tables for a terminal, as JSON, and as a plot."""
+"""What a run found: as tables for a terminal, and as JSON."""
 
 import json
 import os
 import platform
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ import torch
 import funcopt
 from benchmarks._goals import COLUMNS, GOALS, MATRIX, OTHERS, Verdict, judge
 from benchmarks._measure import Finding
-from benchmarks._recipes import RECIPES
 from benchmarks._settings import Results, Row, Settings
 
 HERE = Path(__file__).parent
@@ -146,22 +144,14 @@ def _table(lines: list[list[str]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
-def write(results: Results, where: dict[str, Any], command: str, report: str, stem: Path) -> list[Path]:
-    """Writes the report as text, JSON and, if matplotlib is there, a plot.
+def as_json(results: Results, where: dict[str, Any], command: str) -> str:
+    """The findings and the verdicts, to compare runs by.
 
     Args:
         results: what was found.
         where: the machine.
         command: that made it.
-        report: the text.
-        stem: of the files' names.
-
-    Returns:
-        The files.
     """
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    written = [stem.with_suffix(".txt"), stem.with_suffix(".json")]
-    written[0].write_text(f"{command}\n{report}\n")
     content = {
         "command": command,
         "machine": where,
@@ -173,53 +163,8 @@ def write(results: Results, where: dict[str, Any], command: str, report: str, st
             for v in (judge(goal, results.findings) for goal in GOALS)
         ],
     }
-    written[1].write_text(json.dumps(content, indent=1) + "\n")
-    try:
-        import matplotlib
-    except ImportError:
-        print("no plot: matplotlib is not installed; pip install 'funcopt[examples]'", file=sys.stderr)
-        return written
-    matplotlib.use("Agg")
-    written.append(stem.with_suffix(".png"))
-    _plot(results.rows, written[-1])
-    return written
+    return json.dumps(content, indent=1) + "\n"
 
 
 def _plain(row: Row) -> dict[str, Any]:
     return {name: value._asdict() if isinstance(value, Finding) else value for name, value in row._asdict().items()}
-
-
-def _plot(rows: Sequence[Row], path: Path) -> None:
-    """Ratios with their quantiles on the left, time of a step against the number of tensors on the right."""
-    from matplotlib import pyplot as plt
-
-    compared = [row for row in rows if row.ratio is not None]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(14, 3 + 0.18 * len(compared)), layout="constrained")
-    for i, row in enumerate(compared):
-        assert row.ratio is not None
-        value, low, high = row.ratio.value, row.ratio.low, row.ratio.high
-        colour = "tab:grey" if row.ratio.noise or row.ratio.wrong else "tab:blue" if value >= 1 else "tab:orange"
-        left.barh(i, value, xerr=[[max(0.0, value - low)], [max(0.0, high - value)]], color=colour)
-    named = [f"{RECIPES[row.recipe].title}, {row.workload}, {_against(row)}" for row in compared]
-    left.set_yticks(range(len(named)), named, fontsize=7)
-    left.invert_yaxis()
-    left.axvline(1.0, color="black", linewidth=0.8)
-    left.set(xscale="log", xlabel="how many times faster funcopt is (grey: noisy)")
-    growth = [row for row in rows if row.section == "growth"]
-    for candidate in dict.fromkeys(row.candidate for row in growth):
-        points = [
-            (int(count.replace(",", "")), row.time.value * 1e3)
-            for row in growth
-            for count, size in [row.workload.split(" x ")]
-            if row.candidate == candidate and size == "1"
-        ]
-        right.plot(*zip(*sorted(points), strict=True), marker="o", label=candidate)
-    if growth:
-        right.legend()
-    right.set(xscale="log", yscale="log", xlabel="tensors of one element", ylabel="ms per step of AdamW")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def _against(row: Row) -> str:
-    return f"{row.candidate} against optax" if row.section == "jax" else f"{row.section} against {row.candidate}"
