@@ -1,49 +1,34 @@
-"""Optimizers from configs, and configs from optimizers."""
+"""Optimizers from configs, and configs from optimizers; what the registries build, and the bridge for live ones."""
 
 import argparse
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from funcopt import _checks
 from funcopt._base import GradientTransformation
-from funcopt.config import _mmengine, _scepter, _swin, _timm, _timm_schedule, _torch
-from funcopt.config._plateau import as_factor, split_plateau
+from funcopt.config._assemble import assemble
+from funcopt.config._optimizers import Optimizers
 from funcopt.config._read import is_file, read_config
-from funcopt.config._recipe import Recipe
-from funcopt.config._registry import CONSTRUCTORS, OPTIMIZERS
+from funcopt.config._registry import CONSTRUCTORS, OPTIMIZERS, SCHEDULES
 from funcopt.config._schedule import build_schedule, build_schedules
+from funcopt.config._spec import OptimizerSpec
+from funcopt.config.dialects import mmengine, mmengine_schedule, scepter, swin, timm, timm_schedule
+from funcopt.config.dialects.mmengine_plateau import as_factor, split_plateau
+from funcopt.config.dialects.torch import (
+    adopt_scheduler,
+    config_of,
+    is_optimizer,
+    is_optimizer_class,
+    is_scheduler,
+    own_names,
+    reduce_lr_on_plateau,
+)
 from funcopt.groups._algorithms import arguments_of
 from funcopt.groups._params import list_params, unwrap
 
-
-class Optimizers(dict[str, Any]):
-    """Several optimizers by name of the submodule that each is for, which step one by one, as MMEngine's
-    `OptimWrapperDict`: bridges for torch, transformations of the submodules' parameters for a pytree.
-    """
-
-    config: dict[str, Any]
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Sets the gradients of all bridges to None, or zero."""
-        for optimizer in self.values():
-            optimizer.zero_grad(set_to_none)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state of each bridge by its name."""
-        return {name: optimizer.state_dict() for name, optimizer in self.items()}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Loads the state of each bridge.
-
-        Raises:
-            ValueError: unless the names are the same.
-        """
-        if state_dict.keys() != self.keys():
-            _checks.fail("Optimizers", "state_dict", f"of {', '.join(self)}", [*state_dict])
-        for name, optimizer in self.items():
-            optimizer.load_state_dict(state_dict[name])
+_KEPT = ("params", "param_names", "name", "lr_mult", "decay_mult", "initial_lr")  # of a live optimizer's groups
 
 
 def build_optimizer(
@@ -85,34 +70,32 @@ def build_optimizer(
         >>> to_config(tx)
         {'type': 'SGD', 'lr': 0.1, 'paramwise_cfg': {'bias_lr_mult': 2.0}}
     """
-    if _torch.is_optimizer(cfg):
+    if is_optimizer(cfg):
         if hyperparams:
             raise ValueError(
                 f"build_optimizer: {', '.join(hyperparams)} must be set in the live optimizer that is given"
             )
-        if _torch.is_bridge(cfg):
+        if isinstance(cfg, _torch_bridge().TorchBridge):
             return cfg
         names = {} if model_or_params is None else {id(p.value): p.name for p in list_params(unwrap(model_or_params))}
-        names = {**_torch.own_names(cfg), **names}
-        return _with_config(_torch.adopt_optimizer(cfg), _torch.config_of(cfg, names))
+        return _with_config(_adopt(cfg), config_of(cfg, {**own_names(cfg), **names}))
     config = _as_config(cfg, hyperparams)
     steps_per_epoch = config.get("steps_per_epoch", steps_per_epoch)
     own_class = _class_in_scepter_s_manner(config)
     if own_class is not None:
         return _with_config(own_class(cfg, logger=None)(model_or_params), config)
     given = config | ({} if steps_per_epoch is None else {"steps_per_epoch": steps_per_epoch})
-    if _mmengine.matches(config):
-        if _mmengine.has_own_constructor(config):
+    if mmengine.matches(config):
+        if mmengine.has_own_constructor(config):
             return _with_config(_construct(config, model_or_params, steps_per_epoch), given)
-        several = _mmengine.optim_wrappers_of(config, model_or_params)
+        several = mmengine.optim_wrappers_of(config, model_or_params)
         if several:
             built = {name: build_optimizer(*own, steps_per_epoch=steps_per_epoch) for name, own in several.items()}
             return _with_config(Optimizers(built), given)
-    recipe = _read(config, model_or_params)
+    spec = _read(config, model_or_params)
     if steps_per_epoch is not None:
-        _add_schedules(recipe, config, steps_per_epoch)
-    built = recipe.build(model_or_params)
-    return _with_config(built, given)
+        _add_schedules(spec, config, steps_per_epoch)
+    return _with_config(assemble(spec, model_or_params), given)
 
 
 def to_config(optimizer: Any) -> dict[str, Any]:
@@ -147,7 +130,7 @@ def _as_config(cfg: Any, hyperparams: dict[str, Any]) -> dict[str, Any]:
     if callable(cfg) and not isinstance(cfg, Mapping):
         name = cfg.__name__ if getattr(cfg, "__name__", "") in OPTIMIZERS else cfg
         return {"type": name, **hyperparams}
-    config = read_config(_timm.of_script(cfg) if isinstance(cfg, argparse.Namespace) else cfg)
+    config = read_config(timm.of_script(cfg) if isinstance(cfg, argparse.Namespace) else cfg)
     if not isinstance(config, Mapping):
         raise TypeError(f"build_optimizer: cfg must be a config, a name or an optimizer, got {cfg!r}")
     config = dict(config)
@@ -160,57 +143,57 @@ def _as_config(cfg: Any, hyperparams: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _read(config: dict[str, Any], model: Any) -> Recipe:
+def _read(config: dict[str, Any], model: Any) -> OptimizerSpec:
     config = {key: value for key, value in config.items() if key != "steps_per_epoch"}
-    if _swin.matches(config):
-        recipe = _swin.read(config, model)
-    elif _scepter.matches(config):
-        recipe = _scepter.read(config)
-    elif _timm.matches(config):
-        recipe = _timm.read(config, model)
-    elif _mmengine.matches(config):
-        recipe = _mmengine.read(config)
+    if swin.matches(config):
+        spec = swin.read(config, model)
+    elif scepter.matches(config):
+        spec = scepter.read(config)
+    elif timm.matches(config):
+        spec = timm.read(config, model)
+    elif mmengine.matches(config):
+        spec = mmengine.read(config)
     else:
         raise ValueError(
             "build_optimizer: the config must have one of type, optimizer, optim_wrapper (MMEngine), NAME, OPTIMIZER "
             f"(SCEPTER), TRAIN.OPTIMIZER (Swin), opt (timm), got {', '.join(config) or 'nothing'}"
         )
-    for name, value in recipe.hyperparams.items():
+    for name, value in spec.hyperparams.items():
         if isinstance(value, Mapping) and "type" in value:
-            recipe.hyperparams[name] = build_schedule(value)
-    return recipe
+            spec.hyperparams[name] = build_schedule(value)
+    return spec
 
 
 def _construct(config: Mapping[str, Any], model: Any, steps_per_epoch: int | None) -> Any:
     if steps_per_epoch is not None:
         fix = "drive its optimizer by SCHEDULES.build(param_scheduler, optimizer=optimizer)"
         _checks.fail("build_optimizer", "steps_per_epoch", "None with a constructor of one's own", steps_per_epoch, fix)
-    return CONSTRUCTORS.build(_mmengine.optim_wrapper_of(config), model=model)
+    return CONSTRUCTORS.build(mmengine.optim_wrapper_of(config), model=model)
 
 
-def _add_schedules(recipe: Recipe, config: Mapping[str, Any], steps_per_epoch: int) -> None:
+def _add_schedules(spec: OptimizerSpec, config: Mapping[str, Any], steps_per_epoch: int) -> None:
     """Puts the schedules of a whole config in the places of the numbers."""
-    arguments = {} if _torch.is_optimizer_class(recipe.algorithm) else arguments_of(recipe.algorithm)
-    values = {name: p.default for name, p in arguments.items() if p.default is not p.empty} | recipe.hyperparams
+    arguments = {} if is_optimizer_class(spec.algorithm) else arguments_of(spec.algorithm)
+    values = {name: p.default for name, p in arguments.items() if p.default is not p.empty} | spec.hyperparams
     base = {name: value for name, value in values.items() if isinstance(value, int | float)}
     if "param_scheduler" in config:
         schedulers, plateau = split_plateau(config["param_scheduler"])
         if plateau is not None:
-            recipe.wrapper.plateau = as_factor(plateau, base)
+            spec.wrapper.plateau = as_factor(plateau, base)
         if "momentum" not in base and "betas" in values:
             base["momentum"] = values["betas"][0]
         epochs = config.get("train_cfg", {}).get("max_epochs")
         moved: dict[str, Any] = build_schedules(schedulers, base, steps_per_epoch=steps_per_epoch, max_epochs=epochs)
         if "momentum" in moved and "momentum" not in values:
             moved["betas"] = (moved.pop("momentum"), *values["betas"][1:])
-        recipe.hyperparams |= moved
+        spec.hyperparams |= moved
     else:
         own = (
-            {key: value for key, value in config.items() if key in _timm_schedule.KEYS} if "sched" in config else config
+            {key: value for key, value in config.items() if key in timm_schedule.KEYS} if "sched" in config else config
         )
         if "sched" in own or "LR_SCHEDULER" in own or "TRAIN" in own:
             lr = build_schedule(own, base.get("lr"), steps_per_epoch=steps_per_epoch)
-            recipe.hyperparams["lr"] = lr
+            spec.hyperparams["lr"] = lr
 
 
 def _class_in_scepter_s_manner(config: Mapping[str, Any]) -> Any:
@@ -218,4 +201,84 @@ def _class_in_scepter_s_manner(config: Mapping[str, Any]) -> Any:
     section = config.get("OPTIMIZER", config)
     name = section.get("NAME", section.get("type"))
     found = OPTIMIZERS.get(name) if name in OPTIMIZERS else name
-    return found if inspect.isclass(found) and not _torch.is_optimizer_class(found) else None
+    return found if inspect.isclass(found) and not is_optimizer_class(found) else None
+
+
+def _torch_bridge() -> Any:
+    """The bridge, which loads torch: only where torch's objects or parameters are given."""
+    from funcopt import torch_bridge
+
+    return torch_bridge
+
+
+def _adopt(optimizer: Any) -> Any:
+    """A bridge with the groups and the state of a live torch optimizer of torch's own classes, which is left as it is.
+
+    Raises:
+        ValueError: for a class that funcopt has no counterpart of, or a differentiable optimizer.
+    """
+    factory = OPTIMIZERS.get(type(optimizer).__name__)
+    known = arguments_of(factory)
+    for group in optimizer.param_groups:
+        if group.get("differentiable"):
+            _checks.fail(type(optimizer).__name__, "differentiable", "False", True)
+    groups = [{k: v for k, v in group.items() if k in known or k in _KEPT} for group in optimizer.param_groups]
+    defaults = {k: v for k, v in optimizer.defaults.items() if k in known}
+    bridge = _torch_bridge().TorchBridge(groups, factory, **defaults)
+    state = optimizer.state_dict()
+    own = bridge.state_dict()["param_groups"]
+    bridge.load_state_dict({"state": state["state"], "param_groups": own})
+    return bridge
+
+
+def _drive(optimizer: Any, cfg: Any, **options: Any) -> Any:
+    """A torch scheduler that drives an optimizer by a config: a step of it is a step of the schedule.
+
+    A live torch scheduler is copied at the place where it is.
+    """
+    if is_scheduler(cfg):
+        return adopt_scheduler(cfg, optimizer)
+    cfg = read_config(cfg)
+    plateau = None
+    if mmengine_schedule.matches(cfg):
+        cfg, plateau = split_plateau(cfg)
+    if plateau is not None:
+        if cfg:
+            fix = "two schedulers of one optimizer would write over each other's learning rate"
+            _checks.fail("param_scheduler", "ReduceOnPlateauLR", "alone for torch", f"{len(cfg)} more", fix)
+        return reduce_lr_on_plateau(optimizer, plateau)
+    group = optimizer.param_groups[0]
+    schedule = build_schedule(cfg, float(group.get("initial_lr", group["lr"])), **options)
+    return _torch_bridge().LRScheduler(optimizer, schedule)
+
+
+@OPTIMIZERS.builder
+def _build_registered(cfg: Any, *, parameters: Any, logger: Any = None, **options: Any) -> Any:
+    del logger  # SCEPTER's; there is nothing to log
+    return build_optimizer(cfg, parameters, **options)
+
+
+@SCHEDULES.builder
+def _build_or_drive(
+    cfg: Any, base_lr: float | None = None, *, optimizer: Any = None, logger: Any = None, **options: Any
+) -> Any:
+    del logger
+    return build_schedule(cfg, base_lr, **options) if optimizer is None else _drive(optimizer, cfg, **options)
+
+
+@CONSTRUCTORS.builder
+def _build_constructed(cfg: Any, model: Any) -> Any:
+    """Builds as MMEngine does: the constructor from the config without the parameter-wise part, which comes second."""
+    kind = cfg["constructor"]
+    constructor = CONSTRUCTORS.get(kind) if isinstance(kind, str) else kind
+    rest = {key: value for key, value in cfg.items() if key not in ("constructor", "paramwise_cfg")}
+    return constructor(optim_wrapper_cfg=rest, paramwise_cfg=cfg.get("paramwise_cfg"))(model)
+
+
+@CONSTRUCTORS.register("MultiOptimWrapperConstructor")
+@CONSTRUCTORS.register("DefaultOptimWrapperConstructor")
+def _default_constructor(optim_wrapper_cfg: Any, paramwise_cfg: Any = None) -> Callable[[Any], Any]:
+    """MMEngine's default: what `build_optimizer` does with a config that names no constructor."""
+    rest = {key: value for key, value in optim_wrapper_cfg.items() if key != "constructor"}
+    own = {} if paramwise_cfg is None else {"paramwise_cfg": paramwise_cfg}
+    return lambda model: build_optimizer({"optim_wrapper": {**rest, **own}}, model)

@@ -107,3 +107,14 @@ def check_keys(owner: str, cfg: Mapping[str, Any], known: Any) -> None:
     for key in cfg:
         if key not in known:
             _checks.fail(owner, "each key", f"one of {', '.join(known)}", key, nearest(str(key), known))
+
+
+def check_base_lr(owner: str, base_lr: float | None) -> float:
+    """Refuses a schedule of nothing.
+
+    Raises:
+        ValueError: without a base value.
+    """
+    if base_lr is None:
+        _checks.fail(owner, "base_lr", "given", None)
+    return base_lr

@@ -19,10 +19,12 @@ class Registry:
     Args:
         kind: what is registered, for messages.
         own: funcopt's own by name.
-        build: builds from a config, called as `build(cfg, **arguments)`.
+        build: builds from a config, called as `build(cfg, **arguments)`; None: `builder` tells it later.
     """
 
-    def __init__(self, kind: str, own: Mapping[str, Callable[..., Any]], build: Callable[..., Any]) -> None:
+    def __init__(
+        self, kind: str, own: Mapping[str, Callable[..., Any]], build: Callable[..., Any] | None = None
+    ) -> None:
         self._kind = kind
         self._entries: dict[str, tuple[str, Callable[..., Any]]] = {}
         self._build = build
@@ -76,8 +78,19 @@ class Registry:
             raise ValueError(f"{name!r} must be one of the registered {self._kind}s; {fix}")
         return entry[1]
 
+    def builder(self, build: T) -> T:
+        """A decorator of what builds from a config, for where that is defined later than the registry."""
+        self._build = build
+        return build
+
     def build(self, cfg: Any, **arguments: Any) -> Any:
-        """As `build_optimizer` or `build_schedule`, with SCEPTER's arguments: `parameters`, `optimizer`, `logger`."""
+        """As `build_optimizer` or `build_schedule`, with SCEPTER's arguments: `parameters`, `optimizer`, `logger`.
+
+        Raises:
+            TypeError: for a registry that was given nothing to build with.
+        """
+        if self._build is None:
+            raise TypeError(f"Registry of {self._kind}s: build must be given, to the registry or to its builder()")
         return self._build(cfg, **arguments)
 
     def __contains__(self, name: object) -> bool:
@@ -102,50 +115,13 @@ def _own_schedules() -> dict[str, Callable[..., Any]]:
     }
 
 
-def _build_optimizer(cfg: Any, *, parameters: Any, logger: Any = None, **options: Any) -> Any:
-    from funcopt.config._build import build_optimizer
-
-    del logger  # SCEPTER's; there is nothing to log
-    return build_optimizer(cfg, parameters, **options)
-
-
-def _build_schedule(
-    cfg: Any, base_lr: float | None = None, *, optimizer: Any = None, logger: Any = None, **options: Any
-) -> Any:
-    from funcopt.config._schedule import build_schedule, drive
-
-    del logger
-    return build_schedule(cfg, base_lr, **options) if optimizer is None else drive(optimizer, cfg, **options)
-
-
-def _default_constructor(optim_wrapper_cfg: Any, paramwise_cfg: Any = None) -> Callable[[Any], Any]:
-    """MMEngine's default: what `build_optimizer` does with a config that names no constructor."""
-    from funcopt.config._build import build_optimizer
-
-    rest = {key: value for key, value in optim_wrapper_cfg.items() if key != "constructor"}
-    own = {} if paramwise_cfg is None else {"paramwise_cfg": paramwise_cfg}
-    return lambda model: build_optimizer({"optim_wrapper": {**rest, **own}}, model)
-
-
-def _construct(cfg: Any, model: Any) -> Any:
-    """Builds as MMEngine does: the constructor from the config without the parameter-wise part, which comes second."""
-    kind = cfg["constructor"]
-    constructor = CONSTRUCTORS.get(kind) if isinstance(kind, str) else kind
-    rest = {key: value for key, value in cfg.items() if key not in ("constructor", "paramwise_cfg")}
-    return constructor(optim_wrapper_cfg=rest, paramwise_cfg=cfg.get("paramwise_cfg"))(model)
-
-
-OPTIMIZERS = Registry("optimizer", algorithms(), _build_optimizer)
+OPTIMIZERS = Registry("optimizer", algorithms())
 """funcopt's optimizers, and those that users register: functions that return a transformation, torch optimizers, or
 classes in SCEPTER's manner, made from `(cfg, logger)` and called with the parameters."""
 
-SCHEDULES = Registry("schedule", _own_schedules(), _build_schedule)
+SCHEDULES = Registry("schedule", _own_schedules())
 """funcopt's schedules, and those that users register: functions of a base value and further arguments."""
 
-CONSTRUCTORS = Registry(
-    "constructor",
-    dict.fromkeys(("DefaultOptimWrapperConstructor", "MultiOptimWrapperConstructor"), _default_constructor),
-    _construct,
-)
+CONSTRUCTORS = Registry("constructor", {})
 """What an `optim_wrapper` may name as its `constructor`: MMEngine's own, and those that users register, in its manner:
 `constructor(optim_wrapper_cfg, paramwise_cfg)` gives a function of the model that returns the optimizer."""

@@ -69,6 +69,19 @@ def test_register() -> None:
     assert own.build({"a": 1}, b=2) == ({"a": 1}, {"b": 2})
 
 
+def test_what_builds_may_come_later() -> None:
+    own = Registry("optimizer", {"adamw": funcopt.adamw})
+    with pytest.raises(TypeError, match="Registry of optimizers: build must be given"):
+        own.build({})
+
+    @own.builder
+    def build(cfg: Any) -> Any:
+        return own.get(cfg)
+
+    assert own.build("AdamW") is funcopt.adamw
+    assert build("AdamW") is funcopt.adamw
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

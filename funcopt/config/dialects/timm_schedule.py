@@ -71,7 +71,7 @@ def matches(cfg: Any) -> bool:
     return isinstance(cfg, Mapping) and "sched" in cfg
 
 
-def timm_schedule(cfg: Mapping[str, Any], base_lr: float, steps_per_epoch: int) -> Schedule:
+def read_schedule(cfg: Mapping[str, Any], base_lr: float, steps_per_epoch: int) -> Schedule:
     """The schedule of `create_scheduler_v2(optimizer, **cfg)`, by the update.
 
     Args:

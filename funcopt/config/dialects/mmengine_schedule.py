@@ -25,8 +25,8 @@ import numpy as np
 
 from funcopt import _checks
 from funcopt._base import Schedule
-from funcopt.config._plateau import PLATEAU
 from funcopt.config._read import check_called, check_given, check_keys, name_of_type
+from funcopt.config.dialects.mmengine_plateau import PLATEAU, is_plateau
 from funcopt.groups._names import nearest
 from funcopt.schedules import (
     constant_lr,
@@ -43,7 +43,7 @@ from funcopt.schedules._formula import as_steps, namespace, to_value
 _INFINITE = int(1e9)
 _COMMON = ("type", "begin", "end", "by_epoch", "convert_to_iter_based", "last_step", "verbose", "param_name")
 _EPOCH_KEYS = ("begin", "end", "T_max", "milestones", "step_size", "periods", "total_steps")
-WINDOW_KEYS = ("begin", "end", "by_epoch", "convert_to_iter_based")
+_WINDOW_KEYS = ("begin", "end", "by_epoch", "convert_to_iter_based")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +97,13 @@ class Table:
     def apply(self, xp: Any, value: Any, update: Any) -> Any:
         place = xp.searchsorted(xp.asarray(self.updates), xp.asarray(update), side="right") - 1
         return xp.where(update >= self.begin, xp.asarray(self.values)[xp.maximum(place, 0)], value)
+
+
+def matches(cfg: Any) -> bool:
+    """Whether it is a `param_scheduler` list, or one scheduler of such a list."""
+    if isinstance(cfg, list):
+        return True
+    return isinstance(cfg, Mapping) and "type" in cfg and (is_plateau(cfg) or any(key in cfg for key in _WINDOW_KEYS))
 
 
 def read_param_schedulers(

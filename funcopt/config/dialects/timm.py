@@ -8,10 +8,10 @@ from typing import Any
 import jax
 
 from funcopt import _checks
-from funcopt.config import _timm_schedule
-from funcopt.config._recipe import Recipe, Wrapper
 from funcopt.config._registry import OPTIMIZERS
-from funcopt.config._timm_optimizers import Once, adabelief, lion, rmsproptf, sgdw, takes_once
+from funcopt.config._spec import OptimizerSpec, Wrapper
+from funcopt.config.dialects import timm_schedule
+from funcopt.config.dialects.timm_optimizers import Once, adabelief, lion, rmsproptf, sgdw, takes_once
 from funcopt.groups import layer_decay_rules, weight_decay_rules
 from funcopt.groups._names import nearest
 from funcopt.groups._params import is_tensor, unwrap
@@ -46,19 +46,19 @@ def matches(cfg: Any) -> bool:
 
 def of_script(cfg: argparse.Namespace) -> dict[str, Any]:
     """The arguments of a training script that concern the optimizer and its schedule, of the many that it has."""
-    known = (*_OF_SCRIPT, *_timm_schedule.KEYS)
+    known = (*_OF_SCRIPT, *timm_schedule.KEYS)
     return {name: value for name, value in vars(cfg).items() if name in known}
 
 
-def read(cfg: Any, model: Any) -> Recipe:
-    """The recipe of timm's `create_optimizer_v2`: by name, or a mapping of its arguments with `opt` for the name.
+def read(cfg: Any, model: Any) -> OptimizerSpec:
+    """The spec of timm's `create_optimizer_v2`: by name, or a mapping of its arguments with `opt` for the name.
 
     Raises:
         ValueError: for an optimizer that funcopt has not, or has in another form.
     """
     arguments: dict[str, Any] = {"opt": cfg} if isinstance(cfg, str) else dict(cfg)
     if "sched" in arguments:
-        arguments = {key: value for key, value in arguments.items() if key not in _timm_schedule.KEYS}
+        arguments = {key: value for key, value in arguments.items() if key not in timm_schedule.KEYS}
     arguments.update(arguments.pop("opt_args", None) or {})
     arguments = {_ARGPARSE.get(key, key): value for key, value in arguments.items() if value is not None}
     name = arguments.pop("opt").lower()
@@ -76,7 +76,7 @@ def read(cfg: Any, model: Any) -> Recipe:
             algorithm, {key: tuple(v) if isinstance(v, list) else v for key, v in values.items() if key in once}
         )
         values = {key: value for key, value in values.items() if key not in once}
-    return Recipe(algorithm, values, rules, wrapper=Wrapper(lookahead=name.startswith(_LOOKAHEAD)))
+    return OptimizerSpec(algorithm, values, rules, wrapper=Wrapper(lookahead=name.startswith(_LOOKAHEAD)))
 
 
 def _find(name: str) -> tuple[Any, dict[str, Any]]:

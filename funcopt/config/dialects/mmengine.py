@@ -5,8 +5,8 @@ from typing import Any
 
 from funcopt import _checks
 from funcopt.config._read import check_given, check_keys, name_of_type
-from funcopt.config._recipe import Recipe, Wrapper
 from funcopt.config._registry import CONSTRUCTORS, OPTIMIZERS
+from funcopt.config._spec import OptimizerSpec, Wrapper
 from funcopt.groups import Rule, paramwise_rules
 from funcopt.groups._params import submodule
 
@@ -29,8 +29,8 @@ def _has_several(cfg: Mapping[str, Any]) -> bool:
     return bool(wrappers) and all(isinstance(own, Mapping) and "optimizer" in own for own in wrappers)
 
 
-def read(cfg: Mapping[str, Any]) -> Recipe:
-    """The recipe of an `optimizer`, an `optim_wrapper`, or a whole config with one of them.
+def read(cfg: Mapping[str, Any]) -> OptimizerSpec:
+    """The spec of an `optimizer`, an `optim_wrapper`, or a whole config with one of them.
 
     Raises:
         ValueError: for a key or a type that nothing reads.
@@ -45,9 +45,9 @@ def read(cfg: Mapping[str, Any]) -> Recipe:
     if not isinstance(optimizer, Mapping):
         fix = "give a live optimizer to build_optimizer itself"
         _checks.fail("optim_wrapper", "optimizer", "a config", type(optimizer).__name__, fix)
-    recipe = _read_optimizer(optimizer, cfg.get("paramwise_cfg", optimizer.get("paramwise_cfg")))
-    recipe.wrapper = _read_wrapper(cfg.get("clip_grad"), cfg.get("accumulative_counts", 1))
-    return recipe
+    spec = _read_optimizer(optimizer, cfg.get("paramwise_cfg", optimizer.get("paramwise_cfg")))
+    spec.wrapper = _read_wrapper(cfg.get("clip_grad"), cfg.get("accumulative_counts", 1))
+    return spec
 
 
 def optim_wrapper_of(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -93,7 +93,7 @@ def optim_wrappers_of(cfg: Mapping[str, Any], model: Any) -> dict[str, tuple[dic
     return found
 
 
-def _read_optimizer(cfg: Mapping[str, Any], paramwise_cfg: Mapping[str, Any] | None) -> Recipe:
+def _read_optimizer(cfg: Mapping[str, Any], paramwise_cfg: Mapping[str, Any] | None) -> OptimizerSpec:
     keys = ("type", "paramwise_cfg", "rules", "strict", "clip_grad", "accumulative_counts")
     check_given("optimizer", cfg, "type")
     kind = cfg["type"]
@@ -102,14 +102,14 @@ def _read_optimizer(cfg: Mapping[str, Any], paramwise_cfg: Mapping[str, Any] | N
     paramwise_cfg = paramwise_cfg or {}
     rules = paramwise_rules(paramwise_cfg, strict=cfg.get("strict", False))
     _check_bases(paramwise_cfg, cfg)
-    recipe = Recipe(
+    spec = OptimizerSpec(
         algorithm,
         {name: value for name, value in cfg.items() if name not in keys},
         [*rules, *(Rule(**rule) for rule in cfg.get("rules", ()))],
         "first" if paramwise_cfg.get("bypass_duplicate") else "error",
     )
-    recipe.wrapper = _read_wrapper(cfg.get("clip_grad"), cfg.get("accumulative_counts", 1))
-    return recipe
+    spec.wrapper = _read_wrapper(cfg.get("clip_grad"), cfg.get("accumulative_counts", 1))
+    return spec
 
 
 def _check_bases(paramwise_cfg: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:

@@ -1,28 +1,25 @@
-"""torch's own: optimizer classes by name, live optimizers with their state, live schedulers."""
+"""torch's own: optimizer classes, live optimizers with their state, schedules by name, live schedulers."""
 
 import copy
+import inspect
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from funcopt import _checks
-from funcopt.config._registry import OPTIMIZERS
+from funcopt._base import Schedule
+from funcopt.config._read import check_called, check_keys, name_of_type
+from funcopt.config._registry import OPTIMIZERS, SCHEDULES
 from funcopt.groups._algorithms import arguments_of
+from funcopt.schedules import sequential_lr
 
 # Arguments of torch's optimizers that choose among implementations and change no number.
 IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
-
-_KEPT = ("params", "param_names", "name", "lr_mult", "decay_mult", "initial_lr")
 
 
 def is_optimizer(value: object) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.optim.Optimizer)
-
-
-def is_bridge(value: object) -> bool:
-    bridge = sys.modules.get("funcopt.torch_bridge")
-    return bridge is not None and isinstance(value, bridge.TorchBridge)
 
 
 def is_optimizer_class(value: object) -> bool:
@@ -33,27 +30,6 @@ def is_optimizer_class(value: object) -> bool:
 def is_scheduler(value: object) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.optim.lr_scheduler.LRScheduler)
-
-
-def adopt_optimizer(optimizer: Any) -> Any:
-    """A bridge with the groups and the state of a live torch optimizer of torch's own classes, which is left as it is.
-
-    Raises:
-        ValueError: for a class that funcopt has no counterpart of, or a differentiable optimizer.
-    """
-    from funcopt.torch_bridge import TorchBridge
-
-    factory = OPTIMIZERS.get(type(optimizer).__name__)
-    known = arguments_of(factory)
-    for group in optimizer.param_groups:
-        if group.get("differentiable"):
-            _checks.fail(type(optimizer).__name__, "differentiable", "False", True)
-    groups = [{k: v for k, v in group.items() if k in known or k in _KEPT} for group in optimizer.param_groups]
-    bridge = TorchBridge(groups, factory, **{k: v for k, v in optimizer.defaults.items() if k in known})
-    state = optimizer.state_dict()
-    own = bridge.state_dict()["param_groups"]
-    bridge.load_state_dict({"state": state["state"], "param_groups": own})
-    return bridge
 
 
 def reduce_lr_on_plateau(optimizer: Any, arguments: Mapping[str, Any]) -> Any:
@@ -102,7 +78,39 @@ def config_of(optimizer: Any, names: Mapping[int, str]) -> dict[str, Any]:
     return config
 
 
-def arguments_of_scheduler(scheduler: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+def schedule_by_name(cfg: Mapping[str, Any], base_lr: float | None) -> Schedule:
+    """`dict(type=..., ...)` with the arguments of the schedule of that name."""
+    builder = SCHEDULES.get(name_of_type(cfg["type"]))
+    known = inspect.signature(builder).parameters
+    arguments = {key: _nested(value, base_lr) for key, value in cfg.items() if key != "type"}
+    check_keys(str(cfg["type"]), arguments, known)
+    if "base_lr" in known and "base_lr" not in arguments:
+        if base_lr is None:
+            _checks.fail(str(cfg["type"]), "base_lr", "given, in the config or as an argument", None)
+        arguments["base_lr"] = base_lr
+    check_called(str(cfg["type"]), builder, arguments)
+    return builder(**arguments)
+
+
+def _nested(value: Any, base_lr: float | None) -> Any:
+    if isinstance(value, Mapping) and "type" in value:
+        return schedule_by_name(value, base_lr)
+    if isinstance(value, list):
+        return [_nested(item, base_lr) for item in value]
+    return value
+
+
+def schedule_of(scheduler: Any) -> Schedule:
+    """A torch scheduler's values as a function of its `last_epoch`, from its first group's base value."""
+    members = getattr(scheduler, "_schedulers", None)
+    if members is not None and hasattr(scheduler, "_milestones"):
+        return sequential_lr([schedule_of(member) for member in members], scheduler._milestones)
+    builder = SCHEDULES.get(type(scheduler).__name__)
+    arguments = _arguments_of(scheduler, inspect.signature(builder).parameters)
+    return builder(**{**arguments, "base_lr": scheduler.base_lrs[0]})
+
+
+def _arguments_of(scheduler: Any, known: Mapping[str, Any]) -> dict[str, Any]:
     """A torch scheduler's arguments, as far as a schedule has them."""
     found = {name: getattr(scheduler, name) for name in known if hasattr(scheduler, name)}
     if "milestones" in found:
