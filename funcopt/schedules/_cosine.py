@@ -4,6 +4,7 @@ import math
 
 from funcopt import _checks
 from funcopt._base import Schedule
+from funcopt.schedules._arguments import as_length, as_value
 from funcopt.schedules._formula import formula, lerp
 
 
@@ -29,9 +30,9 @@ def cosine_annealing_lr(base_lr: float, T_max: int, eta_min: float = 0.0) -> Sch
         >>> cosine_annealing_lr(1.0, T_max=4, eta_min=0.5)([0, 2, 4, 6, 8]).round(9).tolist()
         [1.0, 0.75, 0.5, 0.75, 1.0]
     """
-    _checks.check_real("cosine_annealing_lr", "base_lr", base_lr, _checks.FINITE)
-    _checks.check_real("cosine_annealing_lr", "T_max", T_max, _checks.POSITIVE)
-    _checks.check_real("cosine_annealing_lr", "eta_min", eta_min, _checks.FINITE)
+    base_lr = as_value("cosine_annealing_lr", "base_lr", base_lr)
+    T_max = as_length("cosine_annealing_lr", "T_max", T_max, _checks.POSITIVE)
+    eta_min = as_value("cosine_annealing_lr", "eta_min", eta_min)
     return formula(
         lambda xp, step: lerp(eta_min, base_lr, (1.0 + xp.cos(math.pi * (step % (2 * T_max) / T_max))) / 2.0)
     )
