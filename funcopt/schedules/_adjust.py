@@ -5,11 +5,11 @@ from typing import Any
 from funcopt import _checks
 from funcopt._base import Schedule
 from funcopt._checks import is_traced
-from funcopt.schedules._arguments import as_count, as_value
+from funcopt.schedules._arguments import Value, as_count, as_value
 from funcopt.schedules._formula import as_schedule, as_steps, namespace, to_value
 
 
-def scale(schedule: Schedule | float, factor: Schedule | float) -> Schedule:
+def scale(schedule: Schedule | Value, factor: Schedule | Value) -> Schedule:
     """Multiplies a schedule, its floor included.
 
     Args:
@@ -31,7 +31,7 @@ def scale(schedule: Schedule | float, factor: Schedule | float) -> Schedule:
     return lambda step: to_value(inner(as_steps(step)) * multiplier(as_steps(step)), step)
 
 
-def clip(schedule: Schedule | float, floor: float | None = None, ceiling: float | None = None) -> Schedule:
+def clip(schedule: Schedule | Value, floor: Value | None = None, ceiling: Value | None = None) -> Schedule:
     """Keeps a schedule within bounds.
 
     Args:
@@ -52,17 +52,17 @@ def clip(schedule: Schedule | float, floor: float | None = None, ceiling: float 
     inner = as_schedule("clip", "schedule", schedule)
     if floor is None and ceiling is None:
         _checks.fail("clip", "floor", "given, or ceiling", floor)
-    lowest = None if floor is None else as_value("clip", "floor", floor)
-    highest = None if ceiling is None else as_value("clip", "ceiling", ceiling)
-    known = not (floor is None or ceiling is None or is_traced(lowest) or is_traced(highest))
-    if known and highest < lowest:
+    lowest: Any = None if floor is None else as_value("clip", "floor", floor)
+    highest: Any = None if ceiling is None else as_value("clip", "ceiling", ceiling)
+    unknown = any(bound is None or is_traced(bound) for bound in (lowest, highest))
+    if not unknown and highest < lowest:
         _checks.fail("clip", "ceiling", f">= floor ({lowest})", highest)
 
-    def schedule(step: Any) -> Any:
+    def clipped(step: Any) -> Any:
         value = inner(as_steps(step))
         return to_value(namespace(step, value, lowest, highest).clip(value, lowest, highest), step)
 
-    return schedule
+    return clipped
 
 
 def by_epoch(schedule: Schedule, steps_per_epoch: int, *, fractional: bool = False) -> Schedule:

@@ -5,7 +5,7 @@ it had been typed. A traced value stays traced: a schedule can be mapped over it
 """
 
 import numbers
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,9 @@ import numpy as np
 
 from funcopt import _checks
 from funcopt._checks import is_traced
+
+Value: TypeAlias = float | np.number | np.ndarray | jax.Array
+"""A number; an array has one element, and may be traced."""
 
 
 def as_value(owner: str, argument: str, value: Any, allowed: _checks.Range = _checks.FINITE) -> Any:

@@ -11,13 +11,13 @@ import numpy as np
 from funcopt import _checks
 from funcopt._base import Schedule
 from funcopt._checks import is_traced
-from funcopt.schedules._arguments import as_value
+from funcopt.schedules._arguments import Value, as_value
 from funcopt.schedules._formula import as_schedule, as_steps, namespace, to_value, value_at, where
 from funcopt.schedules._step import check_milestones
 
 
 def join(
-    schedules: Sequence[Schedule | float],
+    schedules: Sequence[Schedule | Value],
     milestones: Iterable[int],
     *,
     restart: bool = True,
@@ -47,7 +47,7 @@ def join(
     return _join("join", schedules, milestones, restart, continuous)
 
 
-def sequential_lr(schedules: Sequence[Schedule | float], milestones: Iterable[int]) -> Schedule:
+def sequential_lr(schedules: Sequence[Schedule | Value], milestones: Iterable[int]) -> Schedule:
     """Runs schedules one after another, each counting from its own start: `join` by torch's name.
 
     Args:
@@ -71,7 +71,7 @@ def sequential_lr(schedules: Sequence[Schedule | float], milestones: Iterable[in
     return _join("sequential_lr", schedules, milestones, restart=True, continuous=False)
 
 
-def chained_scheduler(base_lr: float, schedules: Sequence[Schedule | float]) -> Schedule:
+def chained_scheduler(base_lr: Value, schedules: Sequence[Schedule | Value]) -> Schedule:
     """Multiplies the factors of several schedules: `base_lr * schedules[0](step) * schedules[1](step) * ...`.
 
     Args:
@@ -100,7 +100,7 @@ def chained_scheduler(base_lr: float, schedules: Sequence[Schedule | float]) -> 
 
 
 def _join(
-    owner: str, schedules: Sequence[Schedule | float], milestones: Iterable[int], restart: bool, continuous: bool
+    owner: str, schedules: Sequence[Schedule | Value], milestones: Iterable[int], restart: bool, continuous: bool
 ) -> Schedule:
     members = [as_schedule(owner, f"schedules[{i}]", member) for i, member in enumerate(schedules)]
     boundaries = check_milestones(owner, milestones)

@@ -4,11 +4,11 @@ import math
 
 from funcopt import _checks
 from funcopt._base import Schedule
-from funcopt.schedules._arguments import as_length, as_value
+from funcopt.schedules._arguments import Value, as_length, as_value
 from funcopt.schedules._formula import formula, lerp
 
 
-def cosine_annealing_lr(base_lr: float, T_max: int, eta_min: float = 0.0) -> Schedule:
+def cosine_annealing_lr(base_lr: Value, T_max: int, eta_min: Value = 0.0) -> Schedule:
     """Half a cosine down to `eta_min` in `T_max` steps, half a cosine back up, and so on.
 
     `eta_min + (base_lr - eta_min) * (1 + cos(pi * step / T_max)) / 2`; as in torch the value climbs back after `T_max`.

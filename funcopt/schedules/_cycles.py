@@ -4,7 +4,7 @@ from typing import Any
 
 from funcopt import _checks
 from funcopt._base import Schedule
-from funcopt.schedules._arguments import as_count, as_length, as_value
+from funcopt.schedules._arguments import Value, as_count, as_length, as_value
 from funcopt.schedules._formula import count_reached, formula, power, where
 from funcopt.schedules._shape import Shape, check_shape, travel
 
@@ -12,15 +12,15 @@ _LAST_STEP = 2**31 - 1  # steps are counted in int32
 
 
 def cycles(
-    base_lr: float,
+    base_lr: Value,
     cycle_steps: float,
-    end_lr: float = 0.0,
+    end_lr: Value = 0.0,
     *,
     shape: Shape = "cosine",
     cycle_mul: float = 1.0,
-    cycle_decay: float = 1.0,
+    cycle_decay: Value = 1.0,
     cycle_limit: int | None = None,
-    k_decay: float = 1.0,
+    k_decay: Value = 1.0,
 ) -> Schedule:
     """Goes from a peak to `end_lr` again and again.
 
@@ -60,7 +60,7 @@ def cycles(
     return _cycles(base_lr, cycle_steps, end_lr, shape, cycle_mul, cycle_decay, cycle_limit, k_decay)
 
 
-def cosine_annealing_warm_restarts(base_lr: float, T_0: int, T_mult: int = 1, eta_min: float = 0.0) -> Schedule:
+def cosine_annealing_warm_restarts(base_lr: Value, T_0: int, T_mult: int = 1, eta_min: Value = 0.0) -> Schedule:
     """Half a cosine from `base_lr` to `eta_min`, again and again (Loshchilov and Hutter, 2017, SGDR).
 
     Args:
@@ -88,14 +88,14 @@ def cosine_annealing_warm_restarts(base_lr: float, T_0: int, T_mult: int = 1, et
 
 
 def _cycles(
-    base_lr: float,
+    base_lr: Value,
     cycle_steps: float,
-    end_lr: float,
+    end_lr: Value,
     shape: Shape,
     cycle_mul: float,
-    cycle_decay: float,
+    cycle_decay: Value,
     cycle_limit: int | None,
-    k_decay: float,
+    k_decay: Value,
 ) -> Schedule:
     starts, lengths = [cycle_steps * 0], [cycle_steps]
     while cycle_mul > 1 and starts[-1] + lengths[-1] <= _LAST_STEP and len(starts) != cycle_limit:

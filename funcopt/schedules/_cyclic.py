@@ -8,7 +8,7 @@ from typing import Any, Literal
 from funcopt import _checks
 from funcopt._base import Schedule
 from funcopt._checks import is_traced
-from funcopt.schedules._arguments import as_count, as_length, as_value
+from funcopt.schedules._arguments import Value, as_count, as_length, as_value
 from funcopt.schedules._formula import call_each, formula, power, progress, where
 from funcopt.schedules._lambda import check_function
 from funcopt.schedules._shape import Shape, travel
@@ -30,17 +30,17 @@ class CycledSchedule:
 
 
 def cyclic_lr(
-    base_lr: float,
-    max_lr: float,
+    base_lr: Value,
+    max_lr: Value,
     step_size_up: float = 2000,
     step_size_down: float | None = None,
     mode: Literal["triangular", "triangular2", "exp_range"] = "triangular",
-    gamma: float = 1.0,
+    gamma: Value = 1.0,
     scale_fn: Callable[[Any], Any] | None = None,
     scale_mode: Literal["cycle", "iterations"] = "cycle",
     cycle_momentum: bool = True,
-    base_momentum: float = 0.8,
-    max_momentum: float = 0.9,
+    base_momentum: Value = 0.8,
+    max_momentum: Value = 0.9,
 ) -> CycledSchedule:
     """Goes up and down between two values on straight lines, with a height that may shrink (Smith, 2017).
 
@@ -92,7 +92,7 @@ def cyclic_lr(
             return power(xp, gamma, step)
         return power(xp, 0.5, step // total) if mode == "triangular2" else 1.0
 
-    def between(start: float, end: float) -> Schedule:
+    def between(start: Value, end: Value) -> Schedule:
         def body(xp: Any, step: Any) -> Any:
             position = step % total
             height = xp.where(position <= up, position / up, (total - position) / (down or 1)) * peak(xp, step)
@@ -104,17 +104,17 @@ def cyclic_lr(
 
 
 def one_cycle_lr(
-    max_lr: float,
+    max_lr: Value,
     total_steps: int | None = None,
     epochs: int | None = None,
     steps_per_epoch: int | None = None,
-    pct_start: float = 0.3,
+    pct_start: Value = 0.3,
     anneal_strategy: Literal["cos", "linear"] = "cos",
     cycle_momentum: bool = True,
-    base_momentum: float = 0.85,
-    max_momentum: float = 0.95,
-    div_factor: float = 25.0,
-    final_div_factor: float = 1e4,
+    base_momentum: Value = 0.85,
+    max_momentum: Value = 0.95,
+    div_factor: Value = 25.0,
+    final_div_factor: Value = 1e4,
     three_phase: bool = False,
 ) -> CycledSchedule:
     """Goes up to `max_lr` and down to almost 0, once (Smith and Topin, 2018, super-convergence).
@@ -168,7 +168,7 @@ def one_cycle_lr(
     shape: Shape = "cosine" if anneal_strategy == "cos" else "linear"
     ends = [pct_start * steps - 1.0, *([2.0 * pct_start * steps - 2.0] if three_phase else []), steps - 1]
 
-    def through(*values: float) -> Schedule:
+    def through(*values: Value) -> Schedule:
         def body(xp: Any, step: Any) -> Any:
             step = xp.minimum(step, steps - 1)
             value: Any = values[-1]

@@ -19,7 +19,7 @@ import numpy as np
 
 from funcopt._base import Schedule
 from funcopt._checks import is_traced
-from funcopt.schedules._arguments import as_value
+from funcopt.schedules._arguments import Value, as_value
 
 
 def namespace(step: Any, *values: Any) -> Any:
@@ -60,7 +60,7 @@ def formula(body: Callable[[Any, Any], Any]) -> Schedule:
     return schedule
 
 
-def as_schedule(owner: str, argument: str, value: Schedule | float) -> Schedule:
+def as_schedule(owner: str, argument: str, value: Schedule | Value) -> Schedule:
     """A schedule as it is, a number as the schedule that always has this value."""
     if callable(value):
         return value

@@ -13,11 +13,11 @@ from funcopt import _checks
 from funcopt._base import Schedule
 from funcopt._checks import is_traced
 from funcopt.schedules._adjust import scale
-from funcopt.schedules._arguments import as_length, as_value
+from funcopt.schedules._arguments import Value, as_length, as_value
 from funcopt.schedules._formula import as_array, as_steps, call_each, formula, namespace, to_value
 
 
-def lambda_lr(base_lr: float, lr_lambda: Callable[[Any], Any]) -> Schedule:
+def lambda_lr(base_lr: Value, lr_lambda: Callable[[Any], Any]) -> Schedule:
     """Multiplies by the user's function of the step: `base_lr * lr_lambda(step)`.
 
     Args:
@@ -40,7 +40,7 @@ def lambda_lr(base_lr: float, lr_lambda: Callable[[Any], Any]) -> Schedule:
     return lambda step: to_value(base_lr * call_each(lr_lambda, as_steps(step)), step)
 
 
-def multiplicative_lr(base_lr: float, lr_lambda: Callable[[Any], Any], total_iters: int | None = None) -> Schedule:
+def multiplicative_lr(base_lr: Value, lr_lambda: Callable[[Any], Any], total_iters: int | None = None) -> Schedule:
     """Multiplies by the user's function at every step but the first: `base_lr * lr_lambda(1) * ... * lr_lambda(step)`.
 
     Args:
@@ -91,13 +91,10 @@ def multiplicative_lr(base_lr: float, lr_lambda: Callable[[Any], Any], total_ite
         )
 
     if total_iters is not None:
-        total_iters = as_length("multiplicative_lr", "total_iters", total_iters, _checks.NON_NEGATIVE)
-        products = as_array(
-            list(itertools.accumulate(map(ratio, range(1, int(total_iters) + 1)), operator.mul, initial=known[0]))
-        )
-        return formula(
-            lambda xp, step: namespace(step, products).asarray(products)[xp.minimum(step, total_iters).astype(int)]
-        )
+        last = int(as_length("multiplicative_lr", "total_iters", total_iters, _checks.NON_NEGATIVE))
+        ratios = map(ratio, range(1, last + 1))
+        products = as_array(list(itertools.accumulate(ratios, operator.mul, initial=known[0])))
+        return formula(lambda xp, step: namespace(step, products).asarray(products)[xp.minimum(step, last).astype(int)])
     return lambda step: to_value(call_each(traced if isinstance(step, jax.Array) else concrete, as_steps(step)), step)
 
 

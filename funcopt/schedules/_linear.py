@@ -2,11 +2,11 @@
 
 from funcopt import _checks
 from funcopt._base import Schedule
-from funcopt.schedules._arguments import as_length, as_value
+from funcopt.schedules._arguments import Value, as_length, as_value
 from funcopt.schedules._formula import formula, lerp, progress, where
 
 
-def constant_lr(base_lr: float, factor: float = 1.0 / 3, total_iters: int = 5) -> Schedule:
+def constant_lr(base_lr: Value, factor: Value = 1.0 / 3, total_iters: int = 5) -> Schedule:
     """Multiplies by `factor` for the first `total_iters` steps: `base_lr * (factor if step < total_iters else 1)`.
 
     Args:
@@ -31,7 +31,7 @@ def constant_lr(base_lr: float, factor: float = 1.0 / 3, total_iters: int = 5) -
     return formula(lambda xp, step: base_lr * where(step < total_iters, factor, 1.0))
 
 
-def linear_lr(base_lr: float, start_factor: float = 1.0 / 3, end_factor: float = 1.0, total_iters: int = 5) -> Schedule:
+def linear_lr(base_lr: Value, start_factor: Value = 1.0 / 3, end_factor: Value = 1.0, total_iters: int = 5) -> Schedule:
     """Multiplies by a factor that moves on a line over the first `total_iters` steps and then stays.
 
     Args:
@@ -58,7 +58,7 @@ def linear_lr(base_lr: float, start_factor: float = 1.0 / 3, end_factor: float =
     return formula(lambda xp, step: base_lr * lerp(start_factor, end_factor, progress(step, total_iters)))
 
 
-def polynomial_lr(base_lr: float, total_iters: int = 5, power: float = 1.0) -> Schedule:
+def polynomial_lr(base_lr: Value, total_iters: int = 5, power: Value = 1.0) -> Schedule:
     """Decays to 0 over `total_iters` steps: `base_lr * (1 - min(step / total_iters, 1))**power`.
 
     Args:

@@ -13,7 +13,7 @@ import numpy as np
 from funcopt import _checks
 from funcopt._base import Schedule
 from funcopt._checks import is_traced
-from funcopt.schedules._arguments import as_length, as_value
+from funcopt.schedules._arguments import Value, as_length, as_value
 from funcopt.schedules._formula import call_each, formula, namespace, progress
 
 Shape: TypeAlias = Literal["linear", "cosine", "exponential", "constant", "sqrt", "square"] | Callable[[Any], Any]
@@ -34,7 +34,7 @@ _SHARES: dict[str, Callable[[Any, Any], tuple[Any, Any]]] = {
 """By name: the share of the way that remains and the share that is covered, each without the other's rounding."""
 
 
-def ramp(start_value: float, end_value: float, steps: float, shape: Shape = "linear") -> Schedule:
+def ramp(start_value: Value, end_value: Value, steps: float, shape: Shape = "linear") -> Schedule:
     """Moves from one value to another in a number of steps and stays there.
 
     Args:

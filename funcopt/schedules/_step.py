@@ -5,11 +5,11 @@ from typing import Any
 
 from funcopt import _checks
 from funcopt._base import Schedule
-from funcopt.schedules._arguments import as_length, as_value
+from funcopt.schedules._arguments import Value, as_length, as_value
 from funcopt.schedules._formula import count_reached, formula, power
 
 
-def step_lr(base_lr: float, step_size: int, gamma: float = 0.1) -> Schedule:
+def step_lr(base_lr: Value, step_size: int, gamma: Value = 0.1) -> Schedule:
     """Multiplies by `gamma` every `step_size` steps: `base_lr * gamma**(step // step_size)`.
 
     Args:
@@ -33,7 +33,7 @@ def step_lr(base_lr: float, step_size: int, gamma: float = 0.1) -> Schedule:
     return formula(lambda xp, step: base_lr * power(xp, gamma, step // step_size))
 
 
-def multi_step_lr(base_lr: float, milestones: Iterable[int], gamma: float = 0.1) -> Schedule:
+def multi_step_lr(base_lr: Value, milestones: Iterable[int], gamma: Value = 0.1) -> Schedule:
     """Multiplies by `gamma` at each milestone: `base_lr * gamma**(number of milestones <= step)`.
 
     Args:
@@ -57,7 +57,7 @@ def multi_step_lr(base_lr: float, milestones: Iterable[int], gamma: float = 0.1)
     return formula(lambda xp, step: base_lr * power(xp, gamma, count_reached(xp, step, boundaries)))
 
 
-def exponential_lr(base_lr: float, gamma: float) -> Schedule:
+def exponential_lr(base_lr: Value, gamma: Value) -> Schedule:
     """Multiplies by `gamma` at every step: `base_lr * gamma**step`.
 
     Args:

@@ -4,17 +4,17 @@ from typing import Any
 
 from funcopt import _checks
 from funcopt._base import Schedule
-from funcopt.schedules._arguments import as_length, as_value
+from funcopt.schedules._arguments import Value, as_length, as_value
 from funcopt.schedules._compose import join
 from funcopt.schedules._formula import as_schedule, formula, namespace, value_at
 from funcopt.schedules._shape import Shape, check_shape, ramp
 
 
 def warmup(
-    schedule: Schedule | float,
+    schedule: Schedule | Value,
     warmup_steps: int,
     *,
-    start_factor: float = 0.0,
+    start_factor: Value = 0.0,
     shape: Shape = "linear",
     restart: bool = True,
 ) -> Schedule:
@@ -47,7 +47,7 @@ def warmup(
 
 
 def cooldown(
-    schedule: Schedule | float, start_step: int, cooldown_steps: int, *, end_lr: float = 0.0, shape: Shape = "linear"
+    schedule: Schedule | Value, start_step: int, cooldown_steps: int, *, end_lr: Value = 0.0, shape: Shape = "linear"
 ) -> Schedule:
     """Ends a schedule: from its value at `start_step` down to `end_lr`, and constant from there.
 
@@ -77,7 +77,7 @@ def cooldown(
 
 
 def warmup_cosine(
-    base_lr: float, warmup_steps: int, total_steps: int, end_lr: float = 0.0, start_factor: float = 0.0
+    base_lr: Value, warmup_steps: int, total_steps: int, end_lr: Value = 0.0, start_factor: Value = 0.0
 ) -> Schedule:
     """A linear warm-up, then half a cosine, then constant.
 
@@ -110,13 +110,13 @@ def warmup_cosine(
 
 
 def wsd(
-    base_lr: float,
+    base_lr: Value,
     warmup_steps: int,
     stable_steps: int,
     decay_steps: int,
     *,
-    end_lr: float = 0.0,
-    start_factor: float = 0.0,
+    end_lr: Value = 0.0,
+    start_factor: Value = 0.0,
     shape: Shape = "linear",
 ) -> Schedule:
     """Warm-up, stable, decay (Hu et al., 2024, MiniCPM): up on a line, constant, down, constant.
@@ -152,7 +152,7 @@ def wsd(
 
 
 def inverse_sqrt(
-    base_lr: float, warmup_steps: int, *, timescale: float | None = None, start_factor: float = 0.0
+    base_lr: Value, warmup_steps: int, *, timescale: Value | None = None, start_factor: Value = 0.0
 ) -> Schedule:
     """A linear warm-up, then decay with the inverse square root of the step (Vaswani et al., 2017).
 
