@@ -43,6 +43,24 @@ def fail(owner: str, argument: str, allowed: str, value: object, fix: str = "") 
     raise ValueError(f"{owner}: {argument} must be {allowed}, got {value!r}{fix and '; ' + fix}")
 
 
+def is_traced(value: object) -> bool:
+    """Whether a value will be known only when what is being traced runs."""
+    return isinstance(value, Tracer)
+
+
+def plain_number(value: Any) -> Any:
+    """A concrete number of numpy's, or a one-element array of numbers, as Python's own; all else as it is.
+
+    No digit is lost: Python's numbers are as wide as any.
+    """
+    if is_traced(value) or not isinstance(value, np.generic | np.ndarray | jax.Array) or value.size != 1:
+        return value
+    for kind, python in ((np.integer, int), (np.floating, float)):
+        if jax.dtypes.issubdtype(value.dtype, kind):
+            return python(value.reshape(()))
+    return value
+
+
 def is_schedule(value: object) -> bool:
     """Whether a hyperparameter is a function of the step, and not a callable pytree such as an equinox module."""
     return callable(value) and jax.tree_util.all_leaves([value])
@@ -61,7 +79,7 @@ def is_tuple_value(value: object) -> bool:
 
 def check_number(owner: str, argument: str, value: object, allowed: Range) -> None:
     """Checks one concrete number: Python's, numpy's or a one-element array of any framework."""
-    if isinstance(value, Tracer) or is_schedule(value) or (value is None and allowed.optional):
+    if is_traced(value) or is_schedule(value) or (value is None and allowed.optional):
         return
     if isinstance(value, bool | str | bytes) or not isinstance(value, numbers.Real | np.ndarray | jax.Array):
         raise TypeError(

@@ -3,6 +3,10 @@
 `schedule(step)` is the value of the update with that count, 0 for the first. Concrete steps (Python numbers, numpy
 arrays) are computed in float64; jax arrays and traced steps in JAX's default float dtype. Nothing is remembered between
 calls, so resuming, plotting, vectorising and jitting need nothing further.
+
+What a schedule is made of is a number of any kind: Python's, numpy's, a one-element array. Its values (peaks, minima,
+factors, momenta) may be traced, so that a sweep over peaks is a `jax.vmap`, and a schedule can be differentiated by
+them; what it gives is then traced, too. Lengths are concrete.
 """
 
 from funcopt.schedules._adjust import by_epoch as by_epoch

@@ -1,14 +1,15 @@
 """Schedules with a scale, bounds or another unit of time put on them."""
 
-import numbers
 from typing import Any
 
 from funcopt import _checks
 from funcopt._base import Schedule
+from funcopt._checks import is_traced
+from funcopt.schedules._arguments import Value, as_count, as_value
 from funcopt.schedules._formula import as_schedule, as_steps, namespace, to_value
 
 
-def scale(schedule: Schedule | float, factor: Schedule | float) -> Schedule:
+def scale(schedule: Schedule | Value, factor: Schedule | Value) -> Schedule:
     """Multiplies a schedule, its floor included.
 
     Args:
@@ -30,7 +31,7 @@ def scale(schedule: Schedule | float, factor: Schedule | float) -> Schedule:
     return lambda step: to_value(inner(as_steps(step)) * multiplier(as_steps(step)), step)
 
 
-def clip(schedule: Schedule | float, floor: float | None = None, ceiling: float | None = None) -> Schedule:
+def clip(schedule: Schedule | Value, floor: Value | None = None, ceiling: Value | None = None) -> Schedule:
     """Keeps a schedule within bounds.
 
     Args:
@@ -51,12 +52,17 @@ def clip(schedule: Schedule | float, floor: float | None = None, ceiling: float 
     inner = as_schedule("clip", "schedule", schedule)
     if floor is None and ceiling is None:
         _checks.fail("clip", "floor", "given, or ceiling", floor)
-    for argument, bound in (("floor", floor), ("ceiling", ceiling)):
-        if bound is not None:
-            _checks.check_real("clip", argument, bound, _checks.FINITE)
-    if floor is not None and ceiling is not None and ceiling < floor:
-        _checks.fail("clip", "ceiling", f">= floor ({floor})", ceiling)
-    return lambda step: to_value(namespace(step).clip(inner(as_steps(step)), floor, ceiling), step)
+    lowest: Any = None if floor is None else as_value("clip", "floor", floor)
+    highest: Any = None if ceiling is None else as_value("clip", "ceiling", ceiling)
+    unknown = any(bound is None or is_traced(bound) for bound in (lowest, highest))
+    if not unknown and highest < lowest:
+        _checks.fail("clip", "ceiling", f">= floor ({lowest})", highest)
+
+    def clipped(step: Any) -> Any:
+        value = inner(as_steps(step))
+        return to_value(namespace(step, value, lowest, highest).clip(value, lowest, highest), step)
+
+    return clipped
 
 
 def by_epoch(schedule: Schedule, steps_per_epoch: int, *, fractional: bool = False) -> Schedule:
@@ -80,8 +86,7 @@ def by_epoch(schedule: Schedule, steps_per_epoch: int, *, fractional: bool = Fal
         [1.0, 1.0, 1.0, 0.5, 0.25]
     """
     inner = as_schedule("by_epoch", "schedule", schedule)
-    if not isinstance(steps_per_epoch, numbers.Integral) or steps_per_epoch < 1:
-        _checks.fail("by_epoch", "steps_per_epoch", "an integer >= 1", steps_per_epoch)
+    steps_per_epoch = as_count("by_epoch", "steps_per_epoch", steps_per_epoch)
     _checks.check_flag("by_epoch", "fractional", fractional)
 
     def at_step(step: Any) -> Any:

@@ -10,12 +10,14 @@ import numpy as np
 
 from funcopt import _checks
 from funcopt._base import Schedule
-from funcopt.schedules._formula import as_schedule, as_steps, namespace, to_value
+from funcopt._checks import is_traced
+from funcopt.schedules._arguments import Value, as_value
+from funcopt.schedules._formula import as_schedule, as_steps, namespace, to_value, value_at, where
 from funcopt.schedules._step import check_milestones
 
 
 def join(
-    schedules: Sequence[Schedule | float],
+    schedules: Sequence[Schedule | Value],
     milestones: Iterable[int],
     *,
     restart: bool = True,
@@ -45,7 +47,7 @@ def join(
     return _join("join", schedules, milestones, restart, continuous)
 
 
-def sequential_lr(schedules: Sequence[Schedule | float], milestones: Iterable[int]) -> Schedule:
+def sequential_lr(schedules: Sequence[Schedule | Value], milestones: Iterable[int]) -> Schedule:
     """Runs schedules one after another, each counting from its own start: `join` by torch's name.
 
     Args:
@@ -69,7 +71,7 @@ def sequential_lr(schedules: Sequence[Schedule | float], milestones: Iterable[in
     return _join("sequential_lr", schedules, milestones, restart=True, continuous=False)
 
 
-def chained_scheduler(base_lr: float, schedules: Sequence[Schedule | float]) -> Schedule:
+def chained_scheduler(base_lr: Value, schedules: Sequence[Schedule | Value]) -> Schedule:
     """Multiplies the factors of several schedules: `base_lr * schedules[0](step) * schedules[1](step) * ...`.
 
     Args:
@@ -93,12 +95,12 @@ def chained_scheduler(base_lr: float, schedules: Sequence[Schedule | float]) -> 
     members = [as_schedule("chained_scheduler", f"schedules[{i}]", member) for i, member in enumerate(schedules)]
     if not members:
         _checks.fail("chained_scheduler", "schedules", "at least one schedule", members)
-    _checks.check_real("chained_scheduler", "base_lr", base_lr, _checks.FINITE)
-    return lambda step: to_value(math.prod((member(as_steps(step)) for member in members), start=base_lr), step)
+    base = as_value("chained_scheduler", "base_lr", base_lr)
+    return lambda step: to_value(math.prod((member(as_steps(step)) for member in members), start=base), step)
 
 
 def _join(
-    owner: str, schedules: Sequence[Schedule | float], milestones: Iterable[int], restart: bool, continuous: bool
+    owner: str, schedules: Sequence[Schedule | Value], milestones: Iterable[int], restart: bool, continuous: bool
 ) -> Schedule:
     members = [as_schedule(owner, f"schedules[{i}]", member) for i, member in enumerate(schedules)]
     boundaries = check_milestones(owner, milestones)
@@ -108,13 +110,13 @@ def _join(
         _checks.fail(owner, "milestones", f"one fewer than the {len(members)} schedules", boundaries)
     starts = [0, *boundaries]
     offsets = starts if restart else [0] * len(starts)
-    factors = [1.0] * len(members)
+    factors: list[Any] = [1.0] * len(members)
     if continuous:
         for i, boundary in enumerate(boundaries):
-            first = float(members[i + 1](boundary - offsets[i + 1]))
-            if first == 0.0:
+            first = value_at(members[i + 1], boundary - offsets[i + 1])
+            if not is_traced(first) and first == 0.0:
                 _checks.fail(owner, f"first value of schedules[{i + 1}]", "other than 0 to be continuous", first)
-            factors[i + 1] = factors[i] * float(members[i](boundary - offsets[i])) / first
+            factors[i + 1] = factors[i] * value_at(members[i], boundary - offsets[i]) / first
 
     def schedule(step: Any) -> Any:
         steps = as_steps(step)
@@ -125,7 +127,7 @@ def _join(
         value: Any = 0.0
         ends = [*boundaries, None]
         for start, end, offset, factor, member in zip(starts, ends, offsets, factors, members, strict=True):
-            value = xp.where(steps >= start, factor * member(xp.clip(steps, start, end) - offset), value)
+            value = where(steps >= start, factor * member(xp.clip(steps, start, end) - offset), value)
         return to_value(value, step)
 
     return schedule

@@ -4,10 +4,11 @@ import math
 
 from funcopt import _checks
 from funcopt._base import Schedule
+from funcopt.schedules._arguments import Value, as_length, as_value
 from funcopt.schedules._formula import formula, lerp
 
 
-def cosine_annealing_lr(base_lr: float, T_max: int, eta_min: float = 0.0) -> Schedule:
+def cosine_annealing_lr(base_lr: Value, T_max: int, eta_min: Value = 0.0) -> Schedule:
     """Half a cosine down to `eta_min` in `T_max` steps, half a cosine back up, and so on.
 
     `eta_min + (base_lr - eta_min) * (1 + cos(pi * step / T_max)) / 2`; as in torch the value climbs back after `T_max`.
@@ -29,9 +30,9 @@ def cosine_annealing_lr(base_lr: float, T_max: int, eta_min: float = 0.0) -> Sch
         >>> cosine_annealing_lr(1.0, T_max=4, eta_min=0.5)([0, 2, 4, 6, 8]).round(9).tolist()
         [1.0, 0.75, 0.5, 0.75, 1.0]
     """
-    _checks.check_real("cosine_annealing_lr", "base_lr", base_lr, _checks.FINITE)
-    _checks.check_real("cosine_annealing_lr", "T_max", T_max, _checks.POSITIVE)
-    _checks.check_real("cosine_annealing_lr", "eta_min", eta_min, _checks.FINITE)
+    base_lr = as_value("cosine_annealing_lr", "base_lr", base_lr)
+    T_max = as_length("cosine_annealing_lr", "T_max", T_max, _checks.POSITIVE)
+    eta_min = as_value("cosine_annealing_lr", "eta_min", eta_min)
     return formula(
         lambda xp, step: lerp(eta_min, base_lr, (1.0 + xp.cos(math.pi * (step % (2 * T_max) / T_max))) / 2.0)
     )

@@ -1,26 +1,26 @@
 """Schedules that start again: cycles that may grow longer, lower and bend, and torch's warm restarts."""
 
-import numbers
 from typing import Any
 
 from funcopt import _checks
 from funcopt._base import Schedule
-from funcopt.schedules._formula import count_reached, formula, power
+from funcopt.schedules._arguments import Value, as_count, as_length, as_value
+from funcopt.schedules._formula import count_reached, formula, power, where
 from funcopt.schedules._shape import Shape, check_shape, travel
 
 _LAST_STEP = 2**31 - 1  # steps are counted in int32
 
 
 def cycles(
-    base_lr: float,
+    base_lr: Value,
     cycle_steps: float,
-    end_lr: float = 0.0,
+    end_lr: Value = 0.0,
     *,
     shape: Shape = "cosine",
     cycle_mul: float = 1.0,
-    cycle_decay: float = 1.0,
+    cycle_decay: Value = 1.0,
     cycle_limit: int | None = None,
-    k_decay: float = 1.0,
+    k_decay: Value = 1.0,
 ) -> Schedule:
     """Goes from a peak to `end_lr` again and again.
 
@@ -48,19 +48,19 @@ def cycles(
         >>> schedule([0, 2, 3, 4, 8, 11, 12, 13]).round(3).tolist()
         [1.0, 0.5, 0.146, 0.5, 0.25, 0.019, 0.0, 0.0]
     """
-    _checks.check_real("cycles", "base_lr", base_lr, _checks.FINITE)
-    _checks.check_real("cycles", "cycle_steps", cycle_steps, _checks.POSITIVE)
-    _checks.check_real("cycles", "end_lr", end_lr, _checks.FINITE)
+    base_lr = as_value("cycles", "base_lr", base_lr)
+    cycle_steps = as_length("cycles", "cycle_steps", cycle_steps, _checks.POSITIVE)
+    end_lr = as_value("cycles", "end_lr", end_lr)
     check_shape("cycles", shape, base_lr=base_lr, end_lr=end_lr)
-    _checks.check_real("cycles", "cycle_mul", cycle_mul, _checks.AT_LEAST_ONE)
-    _checks.check_real("cycles", "cycle_decay", cycle_decay, _checks.POSITIVE)
+    cycle_mul = as_length("cycles", "cycle_mul", cycle_mul, _checks.AT_LEAST_ONE)
+    cycle_decay = as_value("cycles", "cycle_decay", cycle_decay, _checks.POSITIVE)
     if cycle_limit is not None:
-        _checks.check_real("cycles", "cycle_limit", cycle_limit, _checks.AT_LEAST_ONE)
-    _checks.check_real("cycles", "k_decay", k_decay, _checks.POSITIVE)
+        cycle_limit = as_length("cycles", "cycle_limit", cycle_limit, _checks.AT_LEAST_ONE)
+    k_decay = as_value("cycles", "k_decay", k_decay, _checks.POSITIVE)
     return _cycles(base_lr, cycle_steps, end_lr, shape, cycle_mul, cycle_decay, cycle_limit, k_decay)
 
 
-def cosine_annealing_warm_restarts(base_lr: float, T_0: int, T_mult: int = 1, eta_min: float = 0.0) -> Schedule:
+def cosine_annealing_warm_restarts(base_lr: Value, T_0: int, T_mult: int = 1, eta_min: Value = 0.0) -> Schedule:
     """Half a cosine from `base_lr` to `eta_min`, again and again (Loshchilov and Hutter, 2017, SGDR).
 
     Args:
@@ -81,23 +81,21 @@ def cosine_annealing_warm_restarts(base_lr: float, T_0: int, T_mult: int = 1, et
         [1.0, 0.5, 1.0, 0.5, 1.0, 0.998]
     """
     owner = "cosine_annealing_warm_restarts"
-    _checks.check_real(owner, "base_lr", base_lr, _checks.FINITE)
-    for argument, value in (("T_0", T_0), ("T_mult", T_mult)):
-        if not isinstance(value, numbers.Integral) or value < 1:
-            _checks.fail(owner, argument, "an integer >= 1", value)
-    _checks.check_real(owner, "eta_min", eta_min, _checks.FINITE)
+    base_lr = as_value(owner, "base_lr", base_lr)
+    T_0, T_mult = as_count(owner, "T_0", T_0), as_count(owner, "T_mult", T_mult)
+    eta_min = as_value(owner, "eta_min", eta_min)
     return _cycles(base_lr, T_0, eta_min, "cosine", T_mult, 1.0, None, 1.0)
 
 
 def _cycles(
-    base_lr: float,
+    base_lr: Value,
     cycle_steps: float,
-    end_lr: float,
+    end_lr: Value,
     shape: Shape,
     cycle_mul: float,
-    cycle_decay: float,
+    cycle_decay: Value,
     cycle_limit: int | None,
-    k_decay: float,
+    k_decay: Value,
 ) -> Schedule:
     starts, lengths = [cycle_steps * 0], [cycle_steps]
     while cycle_mul > 1 and starts[-1] + lengths[-1] <= _LAST_STEP and len(starts) != cycle_limit:
@@ -111,10 +109,10 @@ def _cycles(
         else:
             cycle = step // cycle_steps
             done = step % cycle_steps / cycle_steps
-        value = travel(xp, xp.minimum(done, 1.0) ** k_decay, base_lr * power(xp, cycle_decay, cycle), end_lr, shape)
+        value = travel(xp.minimum(done, 1.0) ** k_decay, base_lr * power(xp, cycle_decay, cycle), end_lr, shape)
         if cycle_limit is None:
             return value
         total = starts[-1] + lengths[-1] if cycle_mul > 1 else cycle_limit * cycle_steps
-        return xp.where(step < total, value, end_lr)
+        return where(step < total, value, end_lr)
 
     return formula(body)

@@ -1,14 +1,15 @@
 """Learning rate and momentum that move together, in opposite directions: cyclic and one-cycle policies (Smith)."""
 
 import dataclasses
-import numbers
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Literal
 
 from funcopt import _checks
 from funcopt._base import Schedule
-from funcopt.schedules._formula import call_each, formula, power, progress
+from funcopt._checks import is_traced
+from funcopt.schedules._arguments import Value, as_count, as_length, as_value
+from funcopt.schedules._formula import call_each, formula, power, progress, where
 from funcopt.schedules._lambda import check_function
 from funcopt.schedules._shape import Shape, travel
 
@@ -29,17 +30,17 @@ class CycledSchedule:
 
 
 def cyclic_lr(
-    base_lr: float,
-    max_lr: float,
+    base_lr: Value,
+    max_lr: Value,
     step_size_up: float = 2000,
     step_size_down: float | None = None,
     mode: Literal["triangular", "triangular2", "exp_range"] = "triangular",
-    gamma: float = 1.0,
+    gamma: Value = 1.0,
     scale_fn: Callable[[Any], Any] | None = None,
     scale_mode: Literal["cycle", "iterations"] = "cycle",
     cycle_momentum: bool = True,
-    base_momentum: float = 0.8,
-    max_momentum: float = 0.9,
+    base_momentum: Value = 0.8,
+    max_momentum: Value = 0.9,
 ) -> CycledSchedule:
     """Goes up and down between two values on straight lines, with a height that may shrink (Smith, 2017).
 
@@ -69,11 +70,13 @@ def cyclic_lr(
         >>> cycle([0, 1, 4, 7, 8, 12]).round(9).tolist(), float(cycle.momentum(4))
         ([0.1, 0.2, 0.5, 0.2, 0.1, 0.3], 0.8)
     """
-    up, down = step_size_up, step_size_up if step_size_down is None else step_size_down
-    _check_values("cyclic_lr", base_lr=base_lr, max_lr=max_lr, gamma=gamma)
-    _check_values("cyclic_lr", base_momentum=base_momentum, max_momentum=max_momentum)
-    _checks.check_real("cyclic_lr", "step_size_up", up, _checks.POSITIVE)
-    _checks.check_real("cyclic_lr", "step_size_down", down, _checks.NON_NEGATIVE)
+    base_lr, max_lr = as_value("cyclic_lr", "base_lr", base_lr), as_value("cyclic_lr", "max_lr", max_lr)
+    gamma = as_value("cyclic_lr", "gamma", gamma)
+    base_momentum = as_value("cyclic_lr", "base_momentum", base_momentum)
+    max_momentum = as_value("cyclic_lr", "max_momentum", max_momentum)
+    up = as_length("cyclic_lr", "step_size_up", step_size_up, _checks.POSITIVE)
+    down = up if step_size_down is None else step_size_down
+    down = as_length("cyclic_lr", "step_size_down", down, _checks.NON_NEGATIVE)
     _check_choice("cyclic_lr", "scale_mode", scale_mode, ("cycle", "iterations"))
     if scale_fn is None:
         _check_choice("cyclic_lr", "mode", mode, ("triangular", "triangular2", "exp_range"))
@@ -89,7 +92,7 @@ def cyclic_lr(
             return power(xp, gamma, step)
         return power(xp, 0.5, step // total) if mode == "triangular2" else 1.0
 
-    def between(start: float, end: float) -> Schedule:
+    def between(start: Value, end: Value) -> Schedule:
         def body(xp: Any, step: Any) -> Any:
             position = step % total
             height = xp.where(position <= up, position / up, (total - position) / (down or 1)) * peak(xp, step)
@@ -101,17 +104,17 @@ def cyclic_lr(
 
 
 def one_cycle_lr(
-    max_lr: float,
+    max_lr: Value,
     total_steps: int | None = None,
     epochs: int | None = None,
     steps_per_epoch: int | None = None,
-    pct_start: float = 0.3,
+    pct_start: Value = 0.3,
     anneal_strategy: Literal["cos", "linear"] = "cos",
     cycle_momentum: bool = True,
-    base_momentum: float = 0.85,
-    max_momentum: float = 0.95,
-    div_factor: float = 25.0,
-    final_div_factor: float = 1e4,
+    base_momentum: Value = 0.85,
+    max_momentum: Value = 0.95,
+    div_factor: Value = 25.0,
+    final_div_factor: Value = 1e4,
     three_phase: bool = False,
 ) -> CycledSchedule:
     """Goes up to `max_lr` and down to almost 0, once (Smith and Topin, 2018, super-convergence).
@@ -147,27 +150,32 @@ def one_cycle_lr(
         ([0.04, 0.52, 1.0, 0.500002, 4e-06, 4e-06], 0.85)
     """
     steps = _total_steps(total_steps, epochs, steps_per_epoch)
-    _check_values("one_cycle_lr", max_lr=max_lr, base_momentum=base_momentum, max_momentum=max_momentum)
-    if not isinstance(pct_start, float) or not 0.0 <= pct_start <= 1.0:
+    max_lr = as_value("one_cycle_lr", "max_lr", max_lr)
+    base_momentum = as_value("one_cycle_lr", "base_momentum", base_momentum)
+    max_momentum = as_value("one_cycle_lr", "max_momentum", max_momentum)
+    pct_start = _checks.plain_number(pct_start)
+    if is_traced(pct_start):
+        pct_start = as_value("one_cycle_lr", "pct_start", pct_start)
+    elif not isinstance(pct_start, float) or not 0.0 <= pct_start <= 1.0:
         _checks.fail("one_cycle_lr", "pct_start", "a float in [0, 1]", pct_start)
-    if pct_start * steps == 1.0:
+    elif pct_start * steps == 1.0:
         _checks.fail("one_cycle_lr", "pct_start * total_steps", "other than 1, which leaves no step to go up", 1.0)
     _check_choice("one_cycle_lr", "anneal_strategy", anneal_strategy, ("cos", "linear"))
     _checks.check_flag("one_cycle_lr", "cycle_momentum", cycle_momentum)
-    _checks.check_real("one_cycle_lr", "div_factor", div_factor, _checks.POSITIVE)
-    _checks.check_real("one_cycle_lr", "final_div_factor", final_div_factor, _checks.POSITIVE)
+    div_factor = as_value("one_cycle_lr", "div_factor", div_factor, _checks.POSITIVE)
+    final_div_factor = as_value("one_cycle_lr", "final_div_factor", final_div_factor, _checks.POSITIVE)
     _checks.check_flag("one_cycle_lr", "three_phase", three_phase)
     shape: Shape = "cosine" if anneal_strategy == "cos" else "linear"
     ends = [pct_start * steps - 1.0, *([2.0 * pct_start * steps - 2.0] if three_phase else []), steps - 1]
 
-    def through(*values: float) -> Schedule:
+    def through(*values: Value) -> Schedule:
         def body(xp: Any, step: Any) -> Any:
             step = xp.minimum(step, steps - 1)
             value: Any = values[-1]
             phases = zip(pairwise([0.0, *ends]), pairwise(values), strict=True)
             for (begin, end), (start, stop) in reversed(list(phases)):
-                share = progress(xp, step - begin, end - begin)
-                value = xp.where(step <= end, travel(xp, share, start, stop, shape), value)
+                share = progress(step - begin, end - begin)
+                value = where(step <= end, travel(share, start, stop, shape), value)
             return value
 
         return formula(body)
@@ -180,11 +188,6 @@ def one_cycle_lr(
     else:
         lr, momentum = through(initial, max_lr, final), through(max_momentum, base_momentum, max_momentum)
     return CycledSchedule(lr, momentum if cycle_momentum else None)
-
-
-def _check_values(owner: str, **values: float) -> None:
-    for argument, value in values.items():
-        _checks.check_real(owner, argument, value, _checks.FINITE)
 
 
 def _check_choice(owner: str, argument: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -201,7 +204,5 @@ def _total_steps(total_steps: int | None, epochs: int | None, steps_per_epoch: i
         given = {"epochs": epochs, "steps_per_epoch": steps_per_epoch}
     product = 1
     for argument, value in given.items():
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-            _checks.fail("one_cycle_lr", argument, "an integer >= 1", value)
-        product *= int(value)
+        product *= as_count("one_cycle_lr", argument, value)
     return product

@@ -9,6 +9,8 @@ import numpy as np
 
 from funcopt import _checks
 from funcopt._base import Schedule
+from funcopt._checks import is_traced
+from funcopt.schedules._arguments import as_length
 from funcopt.schedules._formula import as_schedule
 
 _JUMP = 3.0  # a change this many times its neighbours is a jump; the steepest start of a shape, "sqrt", has 2.4
@@ -51,8 +53,8 @@ def describe(schedule: Schedule, steps: int) -> Description:
         [(0, 0.0), (1, 0.25), (4, 1.0), (12, 0.0), (19, 0.0), (20, 0.0)]
     """
     inner = as_schedule("describe", "schedule", schedule)
-    _checks.check_real("describe", "steps", steps, _checks.AT_LEAST_ONE)
-    values = _values(inner, np.arange(int(steps) + 1))
+    steps = int(as_length("describe", "steps", steps, _checks.AT_LEAST_ONE))
+    values = _values("describe", inner, np.arange(steps + 1))
     rows = [(int(step), float(values[step])) for step in _boundaries(values)]
     problems = _find_problems(inner, values)
     for problem in problems:
@@ -78,7 +80,7 @@ def plot(schedules: Schedule | Mapping[str, Schedule], steps: int) -> Any:
         >>> cycle = one_cycle_lr(0.1, total_steps=100)
         >>> figure = plot({"lr": cycle, "momentum": cycle.momentum}, steps=100)
     """
-    _checks.check_real("plot", "steps", steps, _checks.AT_LEAST_ONE)
+    steps = int(as_length("plot", "steps", steps, _checks.AT_LEAST_ONE))
     named = schedules if isinstance(schedules, Mapping) else {"value": schedules}
     if not named:
         _checks.fail("plot", "schedules", "a schedule or a mapping with at least one", schedules)
@@ -88,17 +90,22 @@ def plot(schedules: Schedule | Mapping[str, Schedule], steps: int) -> Any:
     except ImportError as error:
         raise ImportError("plot: needs matplotlib, which is not installed; pip install matplotlib") from error
     figure = figure_module.Figure(figsize=(6.4, 1.2 + 2.0 * len(lines)), layout="constrained")
-    count = np.arange(int(steps))
+    count = np.arange(steps)
     axes = figure.subplots(len(lines), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (name, schedule) in zip(axes, lines.items(), strict=True):
-        axis.plot(count, _values(schedule, count))
+        axis.plot(count, _values("plot", schedule, count))
         axis.set_ylabel(name)
     axes[-1].set_xlabel("step")
     return figure
 
 
-def _values(schedule: Schedule, steps: np.ndarray) -> np.ndarray:
-    return np.asarray(schedule(steps), dtype=np.float64)
+def _values(owner: str, schedule: Schedule, steps: np.ndarray) -> np.ndarray:
+    values = schedule(steps)
+    if is_traced(values):
+        raise TypeError(
+            f"{owner}: schedule must have values that are known, got {values!r}; make it outside of jit, vmap and grad"
+        )
+    return np.asarray(values, dtype=np.float64)
 
 
 def _is_jump(values: np.ndarray) -> np.ndarray:
@@ -136,7 +143,7 @@ def _find_missed_minimum(schedule: Schedule, values: np.ndarray) -> list[str]:
     if steps < 2 or not values[-3] > values[-2] > values[-1]:
         return []
     later = np.unique(np.append(np.arange(steps, 2 * steps), np.linspace(2 * steps, _HORIZON * steps, 1000).round()))
-    beyond = _values(schedule, later)
+    beyond = _values("describe", schedule, later)
     lowest = int(np.argmin(beyond))
     # One that falls for ever, such as an exponential, has no minimum to reach; and schedules of n steps usually have
     # theirs at step n, one beyond the last update.

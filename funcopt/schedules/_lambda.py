@@ -1,19 +1,23 @@
 """Schedules made of the user's own function of the step: as the factor itself, or as the ratio of two steps."""
 
+import itertools
+import operator
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from funcopt import _checks
 from funcopt._base import Schedule
-from funcopt.schedules._formula import as_steps, call_each, formula, to_value
+from funcopt._checks import is_traced
+from funcopt.schedules._adjust import scale
+from funcopt.schedules._arguments import Value, as_length, as_value
+from funcopt.schedules._formula import as_array, as_steps, call_each, formula, namespace, to_value
 
 
-def lambda_lr(base_lr: float, lr_lambda: Callable[[Any], Any]) -> Schedule:
+def lambda_lr(base_lr: Value, lr_lambda: Callable[[Any], Any]) -> Schedule:
     """Multiplies by the user's function of the step: `base_lr * lr_lambda(step)`.
 
     Args:
@@ -31,12 +35,12 @@ def lambda_lr(base_lr: float, lr_lambda: Callable[[Any], Any]) -> Schedule:
         >>> lambda_lr(1.0, lambda step: 0.5 ** (step // 2))([0, 1, 2, 3, 4]).tolist()
         [1.0, 1.0, 0.5, 0.5, 0.25]
     """
-    _checks.check_real("lambda_lr", "base_lr", base_lr, _checks.FINITE)
+    base_lr = as_value("lambda_lr", "base_lr", base_lr)
     check_function("lambda_lr", "lr_lambda", lr_lambda)
     return lambda step: to_value(base_lr * call_each(lr_lambda, as_steps(step)), step)
 
 
-def multiplicative_lr(base_lr: float, lr_lambda: Callable[[Any], Any], total_iters: int | None = None) -> Schedule:
+def multiplicative_lr(base_lr: Value, lr_lambda: Callable[[Any], Any], total_iters: int | None = None) -> Schedule:
     """Multiplies by the user's function at every step but the first: `base_lr * lr_lambda(1) * ... * lr_lambda(step)`.
 
     Args:
@@ -58,15 +62,25 @@ def multiplicative_lr(base_lr: float, lr_lambda: Callable[[Any], Any], total_ite
         >>> multiplicative_lr(1.0, lambda step: 0.5 if step % 2 == 0 else 1.0)([0, 1, 2, 3, 4]).tolist()
         [1.0, 1.0, 0.5, 0.5, 0.25]
     """
-    _checks.check_real("multiplicative_lr", "base_lr", base_lr, _checks.FINITE)
+    base_lr = as_value("multiplicative_lr", "base_lr", base_lr)
     check_function("multiplicative_lr", "lr_lambda", lr_lambda)
+    if is_traced(base_lr):
+        return scale(multiplicative_lr(1.0, lr_lambda, total_iters), base_lr)
     # Filled from 0 without gaps and never changed, so that threads may fill it at the same time.
     known = {0: float(base_lr)}
 
-    def concrete(step: float) -> float:
-        for i in range(len(known), int(step) + 1):
-            known[i] = known[i - 1] * float(lr_lambda(i))
-        return known[int(step)]
+    def ratio(i: int) -> Any:
+        value = lr_lambda(i)
+        return value if is_traced(value) else float(value)
+
+    def concrete(step: float) -> Any:
+        last = len(known) - 1
+        value: Any = known[min(last, int(step))]
+        for i in range(last + 1, int(step) + 1):
+            value = value * ratio(i)
+            if not is_traced(value):  # a traced value belongs to its trace
+                known[i] = value
+        return value
 
     def traced(step: jax.Array) -> jax.Array:
         return lax.fori_loop(
@@ -77,9 +91,10 @@ def multiplicative_lr(base_lr: float, lr_lambda: Callable[[Any], Any], total_ite
         )
 
     if total_iters is not None:
-        _checks.check_real("multiplicative_lr", "total_iters", total_iters, _checks.NON_NEGATIVE)
-        products = np.asarray([concrete(i) for i in range(int(total_iters) + 1)])
-        return formula(lambda xp, step: xp.asarray(products)[xp.minimum(step, total_iters).astype(int)])
+        last = int(as_length("multiplicative_lr", "total_iters", total_iters, _checks.NON_NEGATIVE))
+        ratios = map(ratio, range(1, last + 1))
+        products = as_array(list(itertools.accumulate(ratios, operator.mul, initial=known[0])))
+        return formula(lambda xp, step: namespace(step, products).asarray(products)[xp.minimum(step, last).astype(int)])
     return lambda step: to_value(call_each(traced if isinstance(step, jax.Array) else concrete, as_steps(step)), step)
 
 

@@ -2,10 +2,11 @@
 
 from funcopt import _checks
 from funcopt._base import Schedule
-from funcopt.schedules._formula import formula, lerp, progress
+from funcopt.schedules._arguments import Value, as_length, as_value
+from funcopt.schedules._formula import formula, lerp, progress, where
 
 
-def constant_lr(base_lr: float, factor: float = 1.0 / 3, total_iters: int = 5) -> Schedule:
+def constant_lr(base_lr: Value, factor: Value = 1.0 / 3, total_iters: int = 5) -> Schedule:
     """Multiplies by `factor` for the first `total_iters` steps: `base_lr * (factor if step < total_iters else 1)`.
 
     Args:
@@ -24,13 +25,13 @@ def constant_lr(base_lr: float, factor: float = 1.0 / 3, total_iters: int = 5) -
         >>> constant_lr(1.0, factor=0.5, total_iters=4)([0, 1, 3, 4, 5]).tolist()
         [0.5, 0.5, 0.5, 1.0, 1.0]
     """
-    _checks.check_real("constant_lr", "base_lr", base_lr, _checks.FINITE)
-    _checks.check_real("constant_lr", "factor", factor, _checks.UNIT)
-    _checks.check_real("constant_lr", "total_iters", total_iters, _checks.NON_NEGATIVE)
-    return formula(lambda xp, step: base_lr * xp.where(step < total_iters, factor, 1.0))
+    base_lr = as_value("constant_lr", "base_lr", base_lr)
+    factor = as_value("constant_lr", "factor", factor, _checks.UNIT)
+    total_iters = as_length("constant_lr", "total_iters", total_iters, _checks.NON_NEGATIVE)
+    return formula(lambda xp, step: base_lr * where(step < total_iters, factor, 1.0))
 
 
-def linear_lr(base_lr: float, start_factor: float = 1.0 / 3, end_factor: float = 1.0, total_iters: int = 5) -> Schedule:
+def linear_lr(base_lr: Value, start_factor: Value = 1.0 / 3, end_factor: Value = 1.0, total_iters: int = 5) -> Schedule:
     """Multiplies by a factor that moves on a line over the first `total_iters` steps and then stays.
 
     Args:
@@ -50,14 +51,14 @@ def linear_lr(base_lr: float, start_factor: float = 1.0 / 3, end_factor: float =
         >>> linear_lr(1.0, start_factor=0.5, total_iters=4)([0, 1, 3, 4, 5]).tolist()
         [0.5, 0.625, 0.875, 1.0, 1.0]
     """
-    _checks.check_real("linear_lr", "base_lr", base_lr, _checks.FINITE)
-    _checks.check_real("linear_lr", "start_factor", start_factor, _checks.UNIT_HALF_OPEN_LEFT)
-    _checks.check_real("linear_lr", "end_factor", end_factor, _checks.UNIT)
-    _checks.check_real("linear_lr", "total_iters", total_iters, _checks.NON_NEGATIVE)
-    return formula(lambda xp, step: base_lr * lerp(start_factor, end_factor, progress(xp, step, total_iters)))
+    base_lr = as_value("linear_lr", "base_lr", base_lr)
+    start_factor = as_value("linear_lr", "start_factor", start_factor, _checks.UNIT_HALF_OPEN_LEFT)
+    end_factor = as_value("linear_lr", "end_factor", end_factor, _checks.UNIT)
+    total_iters = as_length("linear_lr", "total_iters", total_iters, _checks.NON_NEGATIVE)
+    return formula(lambda xp, step: base_lr * lerp(start_factor, end_factor, progress(step, total_iters)))
 
 
-def polynomial_lr(base_lr: float, total_iters: int = 5, power: float = 1.0) -> Schedule:
+def polynomial_lr(base_lr: Value, total_iters: int = 5, power: Value = 1.0) -> Schedule:
     """Decays to 0 over `total_iters` steps: `base_lr * (1 - min(step / total_iters, 1))**power`.
 
     Args:
@@ -75,7 +76,7 @@ def polynomial_lr(base_lr: float, total_iters: int = 5, power: float = 1.0) -> S
         >>> polynomial_lr(1.0, total_iters=4, power=2.0)([0, 1, 2, 4, 5]).tolist()
         [1.0, 0.5625, 0.25, 0.0, 0.0]
     """
-    _checks.check_real("polynomial_lr", "base_lr", base_lr, _checks.FINITE)
-    _checks.check_real("polynomial_lr", "total_iters", total_iters, _checks.POSITIVE)
-    _checks.check_real("polynomial_lr", "power", power, _checks.NON_NEGATIVE)
-    return formula(lambda xp, step: base_lr * (1.0 - progress(xp, step, total_iters)) ** power)
+    base_lr = as_value("polynomial_lr", "base_lr", base_lr)
+    total_iters = as_length("polynomial_lr", "total_iters", total_iters, _checks.POSITIVE)
+    power = as_value("polynomial_lr", "power", power, _checks.NON_NEGATIVE)
+    return formula(lambda xp, step: base_lr * (1.0 - progress(step, total_iters)) ** power)

@@ -1,13 +1,15 @@
 """Schedules that decay by a constant factor: every step, every `step_size` steps, or at milestones."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from funcopt import _checks
 from funcopt._base import Schedule
+from funcopt.schedules._arguments import Value, as_length, as_value
 from funcopt.schedules._formula import count_reached, formula, power
 
 
-def step_lr(base_lr: float, step_size: int, gamma: float = 0.1) -> Schedule:
+def step_lr(base_lr: Value, step_size: int, gamma: Value = 0.1) -> Schedule:
     """Multiplies by `gamma` every `step_size` steps: `base_lr * gamma**(step // step_size)`.
 
     Args:
@@ -25,13 +27,13 @@ def step_lr(base_lr: float, step_size: int, gamma: float = 0.1) -> Schedule:
         >>> step_lr(1.0, step_size=30)([0, 1, 29, 30, 59, 60, 61]).round(9).tolist()
         [1.0, 1.0, 1.0, 0.1, 0.1, 0.01, 0.01]
     """
-    _checks.check_real("step_lr", "base_lr", base_lr, _checks.FINITE)
-    _checks.check_real("step_lr", "step_size", step_size, _checks.POSITIVE)
-    _checks.check_real("step_lr", "gamma", gamma, _checks.FINITE)
+    base_lr = as_value("step_lr", "base_lr", base_lr)
+    step_size = as_length("step_lr", "step_size", step_size, _checks.POSITIVE)
+    gamma = as_value("step_lr", "gamma", gamma)
     return formula(lambda xp, step: base_lr * power(xp, gamma, step // step_size))
 
 
-def multi_step_lr(base_lr: float, milestones: Iterable[int], gamma: float = 0.1) -> Schedule:
+def multi_step_lr(base_lr: Value, milestones: Iterable[int], gamma: Value = 0.1) -> Schedule:
     """Multiplies by `gamma` at each milestone: `base_lr * gamma**(number of milestones <= step)`.
 
     Args:
@@ -49,13 +51,13 @@ def multi_step_lr(base_lr: float, milestones: Iterable[int], gamma: float = 0.1)
         >>> multi_step_lr(1.0, milestones=[30, 80])([0, 1, 29, 30, 79, 80, 81]).round(9).tolist()
         [1.0, 1.0, 1.0, 0.1, 0.1, 0.01, 0.01]
     """
-    _checks.check_real("multi_step_lr", "base_lr", base_lr, _checks.FINITE)
+    base_lr = as_value("multi_step_lr", "base_lr", base_lr)
     boundaries = check_milestones("multi_step_lr", milestones)
-    _checks.check_real("multi_step_lr", "gamma", gamma, _checks.FINITE)
+    gamma = as_value("multi_step_lr", "gamma", gamma)
     return formula(lambda xp, step: base_lr * power(xp, gamma, count_reached(xp, step, boundaries)))
 
 
-def exponential_lr(base_lr: float, gamma: float) -> Schedule:
+def exponential_lr(base_lr: Value, gamma: Value) -> Schedule:
     """Multiplies by `gamma` at every step: `base_lr * gamma**step`.
 
     Args:
@@ -69,18 +71,18 @@ def exponential_lr(base_lr: float, gamma: float) -> Schedule:
         >>> exponential_lr(1.0, gamma=0.5)([0, 1, 2, 10]).tolist()
         [1.0, 0.5, 0.25, 0.0009765625]
     """
-    _checks.check_real("exponential_lr", "base_lr", base_lr, _checks.FINITE)
-    _checks.check_real("exponential_lr", "gamma", gamma, _checks.FINITE)
+    base_lr = as_value("exponential_lr", "base_lr", base_lr)
+    gamma = as_value("exponential_lr", "gamma", gamma)
     return formula(lambda xp, step: base_lr * power(xp, gamma, step))
 
 
-def check_milestones(owner: str, milestones: Iterable[int]) -> list[int]:
+def check_milestones(owner: str, milestones: Iterable[int]) -> list[Any]:
     """The milestones as a list, checked to be steps in order."""
-    if not isinstance(milestones, Iterable):
+    if not isinstance(milestones, Iterable) or getattr(milestones, "ndim", 1) == 0:
         raise TypeError(f"{owner}: milestones must be a sequence of steps, got {milestones!r}")
-    boundaries = list(milestones)
-    for i, milestone in enumerate(boundaries):
-        _checks.check_real(owner, f"milestones[{i}]", milestone, _checks.NON_NEGATIVE)
+    boundaries = [
+        as_length(owner, f"milestones[{i}]", milestone, _checks.NON_NEGATIVE) for i, milestone in enumerate(milestones)
+    ]
     if boundaries != sorted(boundaries):
         _checks.fail(owner, "milestones", "in increasing order", boundaries)
     return boundaries

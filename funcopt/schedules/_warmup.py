@@ -1,17 +1,20 @@
 """Warm-ups and cool-downs: put in front of and behind any schedule, and the usual complete schedules made of them."""
 
+from typing import Any
+
 from funcopt import _checks
 from funcopt._base import Schedule
+from funcopt.schedules._arguments import Value, as_length, as_value
 from funcopt.schedules._compose import join
-from funcopt.schedules._formula import as_schedule, formula
+from funcopt.schedules._formula import as_schedule, formula, namespace, value_at
 from funcopt.schedules._shape import Shape, check_shape, ramp
 
 
 def warmup(
-    schedule: Schedule | float,
+    schedule: Schedule | Value,
     warmup_steps: int,
     *,
-    start_factor: float = 0.0,
+    start_factor: Value = 0.0,
     shape: Shape = "linear",
     restart: bool = True,
 ) -> Schedule:
@@ -36,15 +39,15 @@ def warmup(
         [0.0, 0.25, 0.75, 1.0, 1.0]
     """
     after = as_schedule("warmup", "schedule", schedule)
-    _checks.check_real("warmup", "warmup_steps", warmup_steps, _checks.NON_NEGATIVE)
-    _checks.check_real("warmup", "start_factor", start_factor, _checks.NON_NEGATIVE)
+    warmup_steps = as_length("warmup", "warmup_steps", warmup_steps, _checks.NON_NEGATIVE)
+    start_factor = as_value("warmup", "start_factor", start_factor, _checks.NON_NEGATIVE)
     check_shape("warmup", shape, start_factor=start_factor)
-    peak = float(after(0 if restart else warmup_steps))
+    peak = value_at(after, 0 if restart else warmup_steps)
     return join([ramp(start_factor * peak, peak, warmup_steps, shape), after], [warmup_steps], restart=restart)
 
 
 def cooldown(
-    schedule: Schedule | float, start_step: int, cooldown_steps: int, *, end_lr: float = 0.0, shape: Shape = "linear"
+    schedule: Schedule | Value, start_step: int, cooldown_steps: int, *, end_lr: Value = 0.0, shape: Shape = "linear"
 ) -> Schedule:
     """Ends a schedule: from its value at `start_step` down to `end_lr`, and constant from there.
 
@@ -66,15 +69,15 @@ def cooldown(
         [1.0, 1.0, 0.75, 0.25, 0.0, 0.0]
     """
     before = as_schedule("cooldown", "schedule", schedule)
-    _checks.check_real("cooldown", "start_step", start_step, _checks.NON_NEGATIVE)
-    _checks.check_real("cooldown", "cooldown_steps", cooldown_steps, _checks.NON_NEGATIVE)
-    _checks.check_real("cooldown", "end_lr", end_lr, _checks.FINITE)
+    start_step = as_length("cooldown", "start_step", start_step, _checks.NON_NEGATIVE)
+    cooldown_steps = as_length("cooldown", "cooldown_steps", cooldown_steps, _checks.NON_NEGATIVE)
+    end_lr = as_value("cooldown", "end_lr", end_lr)
     check_shape("cooldown", shape, end_lr=end_lr)
-    return join([before, ramp(float(before(start_step)), end_lr, cooldown_steps, shape)], [start_step])
+    return join([before, ramp(value_at(before, start_step), end_lr, cooldown_steps, shape)], [start_step])
 
 
 def warmup_cosine(
-    base_lr: float, warmup_steps: int, total_steps: int, end_lr: float = 0.0, start_factor: float = 0.0
+    base_lr: Value, warmup_steps: int, total_steps: int, end_lr: Value = 0.0, start_factor: Value = 0.0
 ) -> Schedule:
     """A linear warm-up, then half a cosine, then constant.
 
@@ -96,24 +99,24 @@ def warmup_cosine(
         >>> schedule([0, 1, 3, 4, 8, 12, 13]).round(9).tolist()
         [0.0, 0.25, 0.75, 1.0, 0.55, 0.1, 0.1]
     """
-    _checks.check_real("warmup_cosine", "base_lr", base_lr, _checks.FINITE)
-    _checks.check_real("warmup_cosine", "warmup_steps", warmup_steps, _checks.NON_NEGATIVE)
-    _checks.check_real("warmup_cosine", "total_steps", total_steps, _checks.POSITIVE)
-    _checks.check_real("warmup_cosine", "end_lr", end_lr, _checks.FINITE)
-    _checks.check_real("warmup_cosine", "start_factor", start_factor, _checks.NON_NEGATIVE)
+    base_lr = as_value("warmup_cosine", "base_lr", base_lr)
+    warmup_steps = as_length("warmup_cosine", "warmup_steps", warmup_steps, _checks.NON_NEGATIVE)
+    total_steps = as_length("warmup_cosine", "total_steps", total_steps, _checks.POSITIVE)
+    end_lr = as_value("warmup_cosine", "end_lr", end_lr)
+    start_factor = as_value("warmup_cosine", "start_factor", start_factor, _checks.NON_NEGATIVE)
     if total_steps <= warmup_steps:
         _checks.fail("warmup_cosine", "total_steps", f"> warmup_steps ({warmup_steps})", total_steps)
     return warmup(ramp(base_lr, end_lr, total_steps - warmup_steps, "cosine"), warmup_steps, start_factor=start_factor)
 
 
 def wsd(
-    base_lr: float,
+    base_lr: Value,
     warmup_steps: int,
     stable_steps: int,
     decay_steps: int,
     *,
-    end_lr: float = 0.0,
-    start_factor: float = 0.0,
+    end_lr: Value = 0.0,
+    start_factor: Value = 0.0,
     shape: Shape = "linear",
 ) -> Schedule:
     """Warm-up, stable, decay (Hu et al., 2024, MiniCPM): up on a line, constant, down, constant.
@@ -137,19 +140,19 @@ def wsd(
         >>> wsd(1.0, warmup_steps=2, stable_steps=4, decay_steps=4)([0, 1, 2, 6, 8, 10, 11]).tolist()
         [0.0, 0.5, 1.0, 1.0, 0.5, 0.0, 0.0]
     """
-    _checks.check_real("wsd", "base_lr", base_lr, _checks.FINITE)
-    _checks.check_real("wsd", "warmup_steps", warmup_steps, _checks.NON_NEGATIVE)
-    _checks.check_real("wsd", "stable_steps", stable_steps, _checks.NON_NEGATIVE)
-    _checks.check_real("wsd", "decay_steps", decay_steps, _checks.NON_NEGATIVE)
-    _checks.check_real("wsd", "end_lr", end_lr, _checks.FINITE)
-    _checks.check_real("wsd", "start_factor", start_factor, _checks.NON_NEGATIVE)
+    base_lr = as_value("wsd", "base_lr", base_lr)
+    warmup_steps = as_length("wsd", "warmup_steps", warmup_steps, _checks.NON_NEGATIVE)
+    stable_steps = as_length("wsd", "stable_steps", stable_steps, _checks.NON_NEGATIVE)
+    decay_steps = as_length("wsd", "decay_steps", decay_steps, _checks.NON_NEGATIVE)
+    end_lr = as_value("wsd", "end_lr", end_lr)
+    start_factor = as_value("wsd", "start_factor", start_factor, _checks.NON_NEGATIVE)
     check_shape("wsd", shape, base_lr=base_lr, end_lr=end_lr)
     stable = warmup(base_lr, warmup_steps, start_factor=start_factor)
     return cooldown(stable, warmup_steps + stable_steps, decay_steps, end_lr=end_lr, shape=shape)
 
 
 def inverse_sqrt(
-    base_lr: float, warmup_steps: int, *, timescale: float | None = None, start_factor: float = 0.0
+    base_lr: Value, warmup_steps: int, *, timescale: Value | None = None, start_factor: Value = 0.0
 ) -> Schedule:
     """A linear warm-up, then decay with the inverse square root of the step (Vaswani et al., 2017).
 
@@ -172,11 +175,15 @@ def inverse_sqrt(
         >>> inverse_sqrt(1.0, warmup_steps=4)([0, 1, 4, 16, 64]).tolist()
         [0.0, 0.25, 1.0, 0.5, 0.25]
     """
-    _checks.check_real("inverse_sqrt", "base_lr", base_lr, _checks.FINITE)
-    _checks.check_real("inverse_sqrt", "warmup_steps", warmup_steps, _checks.NON_NEGATIVE)
-    _checks.check_real("inverse_sqrt", "start_factor", start_factor, _checks.NON_NEGATIVE)
+    base_lr = as_value("inverse_sqrt", "base_lr", base_lr)
+    warmup_steps = as_length("inverse_sqrt", "warmup_steps", warmup_steps, _checks.NON_NEGATIVE)
+    start_factor = as_value("inverse_sqrt", "start_factor", start_factor, _checks.NON_NEGATIVE)
     scale = warmup_steps if timescale is None else timescale
-    _checks.check_real("inverse_sqrt", "timescale (default warmup_steps)", scale, _checks.POSITIVE)
-    return warmup(
-        formula(lambda xp, step: base_lr / xp.sqrt(1.0 + step / scale)), warmup_steps, start_factor=start_factor
-    )
+    scale = as_value("inverse_sqrt", "timescale (default warmup_steps)", scale, _checks.POSITIVE)
+
+    def decay(xp: Any, step: Any) -> Any:
+        del xp  # that of the step alone
+        ratio = 1.0 + step / scale
+        return base_lr / namespace(ratio).sqrt(ratio)
+
+    return warmup(formula(decay), warmup_steps, start_factor=start_factor)
