@@ -56,7 +56,7 @@ def plain_number(value: Any) -> Any:
     if is_traced(value) or not isinstance(value, np.generic | np.ndarray | jax.Array) or value.size != 1:
         return value
     for kind, python in ((np.integer, int), (np.floating, float)):
-        if jax.dtypes.issubdtype(value.dtype, kind):
+        if jax.numpy.issubdtype(value.dtype, kind):
             return python(value.reshape(()))
     return value
 
