@@ -11,14 +11,14 @@ import jax
 import torch
 
 from benchmarks import _bridge, _growth, _jax, _memory, _report
+from benchmarks._case import PEERS, BenchmarkCase, can_compile, peers_of
+from benchmarks._cases import CASES
 from benchmarks._goals import MATRIX, wanted_by_goals
 from benchmarks._measure import Triad
-from benchmarks._recipe import PEERS, Recipe, can_compile, peers_of
-from benchmarks._recipes import RECIPES
 from benchmarks._settings import Results, Settings, give_back_memory
 from benchmarks._workloads import WORKLOADS, Workload
 
-Cases = Sequence[tuple[str, str]]  # recipe, workload
+Pairs = Sequence[tuple[str, str]]  # case, workload
 
 SECTIONS = ("bridge", "jax", "growth", "memory")
 COMPILED_TENSORS = 50
@@ -28,23 +28,21 @@ COMPILED_TENSORS = 50
 class Plan(NamedTuple):
     """What is run unless the command line says otherwise."""
 
-    bridge: Cases
-    jax: Cases
-    memory: Cases
+    bridge: Pairs
+    jax: Pairs
+    memory: Pairs
     peers: tuple[str, ...]
     counts: tuple[int, ...]  # of tensors
     sizes: tuple[int, ...]  # of one tensor
     rounds: int
 
 
-GOAL_CASES = [
-    (recipe, workload)
-    for recipe, workload in dict.fromkeys(
-        tuple(pattern.split("/")[1:3]) for goal in MATRIX for pattern in goal.patterns
-    )
+GOAL_PAIRS = [
+    (case, workload)
+    for case, workload in dict.fromkeys(tuple(pattern.split("/")[1:3]) for goal in MATRIX for pattern in goal.patterns)
 ]
 QUICK = Plan(
-    bridge=GOAL_CASES,
+    bridge=GOAL_PAIRS,
     jax=[("adamw", "gpt2-small"), ("adamw", "1000x32x32")],
     memory=[("adamw", "gpt2-small")],
     peers=("default", "foreach", "fused", "bridge"),
@@ -53,13 +51,8 @@ QUICK = Plan(
     rounds=9,
 )
 FULL = Plan(
-    bridge=[(recipe.name, workload) for recipe in RECIPES.values() for workload in recipe.workloads],
-    jax=[
-        (recipe.name, workload)
-        for recipe in RECIPES.values()
-        if recipe.optax is not None
-        for workload in recipe.workloads
-    ],
+    bridge=[(case.name, workload) for case in CASES.values() for workload in case.workloads],
+    jax=[(case.name, workload) for case in CASES.values() if case.optax is not None for workload in case.workloads],
     memory=[("adamw", "gpt2-small"), ("adamw", "resnet50"), ("recipe", "gpt2-small"), ("sgd-momentum", "gpt2-small")],
     peers=PEERS,
     counts=(10, 100, _growth.MODEL, 1000, 5000),
@@ -84,22 +77,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     peers = plan.peers if given.peers is None else tuple(dict.fromkeys((*given.peers, "bridge")))
     results, triad = Results(), Triad(settings.device, settings.synchronize)
 
-    def bridge(recipe: Recipe, workload: Workload) -> Results:
-        chosen, skipped = _peers(recipe, workload, peers, given.peers is not None, settings)
-        measured = _bridge.measure(recipe, workload, chosen, settings, triad) if chosen else Results()
+    def bridge(case: BenchmarkCase, workload: Workload) -> Results:
+        chosen, skipped = _peers(case, workload, peers, given.peers is not None, settings)
+        measured = _bridge.measure(case, workload, chosen, settings, triad) if chosen else Results()
         measured.skipped += skipped
         return measured
 
-    def in_jax(recipe: Recipe, workload: Workload) -> Results:
-        if recipe.optax is None:
-            return Results(skipped=[f"jax, {recipe.name}: optax has another algorithm by that name"])
-        if reason := _too_large(recipe, workload, 3, settings):
+    def in_jax(case: BenchmarkCase, workload: Workload) -> Results:
+        if case.optax is None:
+            return Results(skipped=[f"jax, {case.name}: optax has another algorithm by that name"])
+        if reason := _too_large(case, workload, 3, settings):
             return Results(skipped=[f"jax, {reason}"])
-        return _jax.measure(recipe, workload, settings, triad)
+        return _jax.measure(case, workload, settings, triad)
 
-    def memory(recipe: Recipe, workload: Workload) -> Results:
-        chosen = [peer for peer in peers_of(recipe) if peer in peers and peer != "compiled"]
-        return _memory.measure(recipe, workload, chosen, settings)
+    def memory(case: BenchmarkCase, workload: Workload) -> Results:
+        chosen = [peer for peer in peers_of(case) if peer in peers and peer != "compiled"]
+        return _memory.measure(case, workload, chosen, settings)
 
     with jax.default_device(_jax.device_of(settings.device)):
         if "bridge" in given.sections:
@@ -125,59 +118,59 @@ def _finish(results: Results, settings: Settings, arguments: Sequence[str], file
     return 1 if wrong else 0
 
 
-def _each(cases: Cases, measure: Callable[[Recipe, Workload], Results], results: Results) -> None:
-    """Runs cases one after the other, and leaves no memory behind."""
-    for recipe_name, workload_name in cases:
-        recipe = RECIPES[recipe_name]
-        print(f"{recipe_name} on {workload_name}", file=sys.stderr)
-        results.add(measure(recipe, WORKLOADS[workload_name].only(recipe.wants)))
+def _each(pairs: Pairs, measure: Callable[[BenchmarkCase, Workload], Results], results: Results) -> None:
+    """Runs pairs one after the other, and leaves no memory behind."""
+    for case_name, workload_name in pairs:
+        case = CASES[case_name]
+        print(f"{case_name} on {workload_name}", file=sys.stderr)
+        results.add(measure(case, WORKLOADS[workload_name].only(case.wants)))
         torch.compiler.reset()
         jax.clear_caches()
         give_back_memory()
 
 
 def _peers(
-    recipe: Recipe, workload: Workload, wanted: Sequence[str], by_name: bool, settings: Settings
+    case: BenchmarkCase, workload: Workload, wanted: Sequence[str], by_name: bool, settings: Settings
 ) -> tuple[list[str], list[str]]:
     """The peers to run, and why others are not."""
-    case = f"{recipe.name} on {workload.name}"
+    what = f"{case.name} on {workload.name}"
     if not workload.shapes:
-        return [], [f"{case}: no tensor of the kind that it is for"]
-    peers = [peer for peer in peers_of(recipe) if peer in wanted]
-    if reason := _too_large(recipe, workload, len(peers), settings):
+        return [], [f"{what}: no tensor of the kind that it is for"]
+    peers = [peer for peer in peers_of(case) if peer in wanted]
+    if reason := _too_large(case, workload, len(peers), settings):
         return [], [reason]
     skipped = []
     if "compiled" in peers and not can_compile(settings.device):
-        skipped.append(f"compiled, {case}: there is no C++ compiler")
+        skipped.append(f"compiled, {what}: there is no C++ compiler")
     elif (
         "compiled" in peers
         and len(workload.shapes) > COMPILED_TENSORS
         and settings.device.type == "cpu"
         and not by_name
-        and not wanted_by_goals(f"bridge/{recipe.name}/{workload.name}/compiled")
+        and not wanted_by_goals(f"bridge/{case.name}/{workload.name}/compiled")
     ):
-        skipped.append(f"compiled, {case}: takes long for {len(workload.shapes)} tensors; ask with --peers compiled")
+        skipped.append(f"compiled, {what}: takes long for {len(workload.shapes)} tensors; ask with --peers compiled")
     return [peer for peer in peers if peer != "compiled" or not skipped], skipped
 
 
-def _too_large(recipe: Recipe, workload: Workload, candidates: int, settings: Settings) -> str:
-    """Why a case does not fit into memory; empty if it does."""
+def _too_large(case: BenchmarkCase, workload: Workload, candidates: int, settings: Settings) -> str:
+    """Why a pair does not fit into memory; empty if it does."""
     # Gradients, the noise that they are made of, and in each candidate one array for what it has in passing.
-    need = 4 * workload.elements * (2 + candidates * (recipe.arrays + 1))
+    need = 4 * workload.elements * (2 + candidates * (case.arrays + 1))
     free = settings.free_bytes()
     if need <= 0.9 * free:
         return ""
-    return f"{recipe.name} on {workload.name}: needs {need / 2**30:.0f} GiB, and {free / 2**30:.0f} are free"
+    return f"{case.name} on {workload.name}: needs {need / 2**30:.0f} GiB, and {free / 2**30:.0f} are free"
 
 
 def _restricted(plan: Plan, algorithms: Sequence[str] | None, workloads: Sequence[str] | None) -> Plan:
-    """The cases of a plan with these algorithms, or on these workloads; with both, each on each."""
+    """The pairs of a plan with these algorithms, or on these workloads; with both, each on each."""
 
-    def few(cases: Cases) -> Cases:
-        return [(a, w) for a, w in cases if a in (algorithms or RECIPES) and w in (workloads or WORKLOADS)]
+    def few(pairs: Pairs) -> Pairs:
+        return [(a, w) for a, w in pairs if a in (algorithms or CASES) and w in (workloads or WORKLOADS)]
 
-    def product(cases: Cases) -> Cases:
-        return [(a, w) for a in algorithms for w in workloads] if algorithms and workloads else few(cases)
+    def product(pairs: Pairs) -> Pairs:
+        return [(a, w) for a in algorithms for w in workloads] if algorithms and workloads else few(pairs)
 
     return plan._replace(bridge=product(plan.bridge), jax=product(plan.jax), memory=product(plan.memory))
 
@@ -189,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Lists are separated by commas.",
     )
     parser.add_argument("--quick", action="store_true", help="only what the goals need; a few minutes")
-    for option, names in (("workloads", WORKLOADS), ("algorithms", RECIPES), ("peers", PEERS)):
+    for option, names in (("workloads", WORKLOADS), ("algorithms", CASES), ("peers", PEERS)):
         parser.add_argument(f"--{option}", type=_names(names), metavar="LIST", help=f"of {', '.join(names)}")
     parser.add_argument(
         "--sections", type=_names(SECTIONS), metavar="LIST", default=SECTIONS, help=f"of {', '.join(SECTIONS)}"

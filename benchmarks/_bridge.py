@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import torch
 
+from benchmarks._case import BRIDGE_PEERS, BenchmarkCase, Run, build
 from benchmarks._measure import Finding, Rounds, Triad, duration, ratio
-from benchmarks._recipe import BRIDGE_PEERS, Recipe, Run, build
 from benchmarks._settings import Results, Row, Settings, rejected
 from benchmarks._workloads import Workload
 
@@ -67,7 +67,7 @@ class Comparison(NamedTuple):
 
 
 def compare(
-    recipe: Recipe, workload: Workload, peers: Sequence[str], settings: Settings, triad: Triad, in_a_row: int = 1
+    case: BenchmarkCase, workload: Workload, peers: Sequence[str], settings: Settings, triad: Triad, in_a_row: int = 1
 ) -> Comparison:
     """Runs peers on a workload against each other, and compares what they computed."""
     problem = Problem(workload, settings.device)
@@ -75,7 +75,7 @@ def compare(
     starts: dict[str, Finding] = {}
 
     def start(peer: str) -> None:
-        runs[peer] = build(recipe, peer, params)
+        runs[peer] = build(case, peer, params)
         runs[peer].step()
 
     for peer in peers:
@@ -93,29 +93,29 @@ def compare(
     return Comparison(rounds, starts, errors)
 
 
-def measure(recipe: Recipe, workload: Workload, peers: Sequence[str], settings: Settings, triad: Triad) -> Results:
-    """The comparison of a recipe on a workload.
+def measure(case: BenchmarkCase, workload: Workload, peers: Sequence[str], settings: Settings, triad: Triad) -> Results:
+    """The comparison of a case on a workload.
 
-    Findings: `bridge/RECIPE/WORKLOAD/PEER`, how many times faster the bridge is, and `start/RECIPE/WORKLOAD`, seconds
+    Findings: `bridge/CASE/WORKLOAD/PEER`, how many times faster the bridge is, and `start/CASE/WORKLOAD`, seconds
     until its first step is done.
     """
-    comparison = compare(recipe, workload, peers, settings, triad)
+    comparison = compare(case, workload, peers, settings, triad)
     rounds, results = comparison.rounds, Results()
     wrong = {
-        peer: f"{error:.1e} from torch" for peer, error in comparison.errors.items() if not error <= recipe.tolerance
+        peer: f"{error:.1e} from torch" for peer, error in comparison.errors.items() if not error <= case.tolerance
     }
     for peer in peers:
         time, versus = duration(rounds, peer), None
         if "bridge" in peers and peer != "bridge":
             versus = ratio(rounds, "bridge", peer, wrong.get("bridge", "") or wrong.get(peer, ""))
-            results.findings[f"bridge/{recipe.name}/{workload.name}/{peer}"] = versus
+            results.findings[f"bridge/{case.name}/{workload.name}/{peer}"] = versus
         efficiency = None
-        if recipe.min_bytes is not None:
-            efficiency = recipe.min_bytes * workload.elements / time.value / rounds.bandwidth()
+        if case.min_bytes is not None:
+            efficiency = case.min_bytes * workload.elements / time.value / rounds.bandwidth()
         results.rows.append(
             Row(
                 "bridge",
-                recipe.name,
+                case.name,
                 workload.name,
                 peer,
                 time._replace(wrong=wrong.get(peer, "")),
@@ -128,5 +128,5 @@ def measure(recipe: Recipe, workload: Workload, peers: Sequence[str], settings: 
             )
         )
     if "bridge" in peers:
-        results.findings[f"start/{recipe.name}/{workload.name}"] = comparison.starts["bridge"]
+        results.findings[f"start/{case.name}/{workload.name}"] = comparison.starts["bridge"]
     return results

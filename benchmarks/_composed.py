@@ -13,7 +13,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import funcopt
-from benchmarks._recipe import Implementation, Params, Recipe, Run
+from benchmarks._case import BenchmarkCase, Implementation, Params, Run
 from benchmarks._workloads import Shape
 from funcopt import TorchBridge
 from funcopt.schedules import warmup_cosine
@@ -116,7 +116,7 @@ def _params_ema_in_optax() -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: [jnp.array(p) for p in params], update)
 
 
-RECIPE = Recipe(
+COMPOSED = BenchmarkCase(
     "recipe",
     40,
     4,

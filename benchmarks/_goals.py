@@ -38,13 +38,13 @@ class Verdict(NamedTuple):
     reason: str = ""  # for no verdict
 
 
-def _cells(row: str, cases: tuple[str, ...], bounds: tuple[float | None, ...], aim: float | None = None) -> list[Goal]:
-    """One line of the matrix; `cases` are RECIPE/WORKLOAD, the aim is that of merged loops."""
+def _cells(row: str, pairs: tuple[str, ...], bounds: tuple[float | None, ...], aim: float | None = None) -> list[Goal]:
+    """One line of the matrix; `pairs` are CASE/WORKLOAD, the aim is that of merged loops."""
     return [
         Goal(
             row,
             column,
-            tuple(peer.replace("*", case) for case in cases),
+            tuple(peer.replace("*", pair) for pair in pairs),
             bound,
             aim=aim if "opt-in" in column else None,
         )

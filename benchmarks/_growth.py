@@ -8,12 +8,12 @@ from torch.optim import lr_scheduler
 
 import funcopt
 from benchmarks._bridge import Comparison, compare
+from benchmarks._cases import CASES
 from benchmarks._measure import Finding, Triad, duration
-from benchmarks._recipes import RECIPES
 from benchmarks._settings import Results, Row, Settings, rejected
 from benchmarks._workloads import tiny
 
-RECIPE = RECIPES["adamw"]
+ADAMW = CASES["adamw"]
 MODEL = 161  # tensors of ResNet-50
 IN_A_ROW = 10  # steps at a time: the price of a step, not of filling the caches
 SCHEDULED_STEPS = 50
@@ -32,11 +32,11 @@ def measure(
     """
     results = Results()
     for workload in (*map(tiny, counts), *(tiny(1, size) for size in sizes)):
-        comparison = compare(RECIPE, workload, peers, settings, triad, IN_A_ROW)
+        comparison = compare(ADAMW, workload, peers, settings, triad, IN_A_ROW)
         results.rows += _rows(workload.title, comparison)
         if workload.elements == len(workload.shapes):
             results.findings[f"overhead/{len(workload.shapes)}"] = duration(comparison.rounds, "bridge")
-    single = compare(RECIPE, tiny(MODEL), peers, settings, triad)
+    single = compare(ADAMW, tiny(MODEL), peers, settings, triad)
     results.rows += _rows(f"{tiny(MODEL).title}, single steps", single)
     results.findings[f"overhead-single/{MODEL}"] = duration(single.rounds, "bridge")
     for fewer, more in itertools.pairwise(counts):
@@ -59,7 +59,7 @@ def _rows(title: str, comparison: Comparison) -> list[Row]:
     return [
         Row(
             "growth",
-            RECIPE.name,
+            ADAMW.name,
             title,
             peer,
             duration(comparison.rounds, peer),

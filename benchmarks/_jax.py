@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 import funcopt
+from benchmarks._case import BenchmarkCase
 from benchmarks._measure import Finding, Triad, duration, ratio
-from benchmarks._recipe import Recipe
 from benchmarks._settings import Results, Row, Settings, rejected
 from benchmarks._workloads import Workload
 
@@ -69,16 +69,16 @@ class Arrays(NamedTuple):
         return difference / change
 
 
-def measure(recipe: Recipe, workload: Workload, settings: Settings, triad: Triad) -> Results:
-    """The comparison of a recipe on a workload.
+def measure(case: BenchmarkCase, workload: Workload, settings: Settings, triad: Triad) -> Results:
+    """The comparison of a case on a workload.
 
-    Findings: `jax/RECIPE/WORKLOAD/CANDIDATE`, how many times faster `funcopt` or `joined` (small leaves in one array)
+    Findings: `jax/CASE/WORKLOAD/CANDIDATE`, how many times faster `funcopt` or `joined` (small leaves in one array)
     steps than optax, and `compile/...`, the same of tracing and compiling.
     """
-    assert recipe.optax is not None
-    ours: dict[str, Callable[[], Any]] = {"funcopt": lambda: recipe.jax(workload.shapes)}
-    if recipe.joinable:
-        ours["joined"] = lambda: funcopt.join_small_leaves(recipe.jax(workload.shapes))
+    assert case.optax is not None
+    ours: dict[str, Callable[[], Any]] = {"funcopt": lambda: case.jax(workload.shapes)}
+    if case.joinable:
+        ours["joined"] = lambda: funcopt.join_small_leaves(case.jax(workload.shapes))
     problem = Arrays.of(workload)
     loops: dict[str, Loop] = {}
     compiling: dict[str, Finding] = {}
@@ -86,7 +86,7 @@ def measure(recipe: Recipe, workload: Workload, settings: Settings, triad: Triad
     def make(name: str, tx: Any) -> None:
         loops[name] = Loop(tx, problem)
 
-    optax = recipe.optax
+    optax = case.optax
     for name, factory in {"optax": lambda: optax(workload.shapes), **ours}.items():
         quiet = triad.once(lambda name=name, factory=factory: make(name, factory()))
         seconds = loops[name].trace_seconds + loops[name].compile_seconds
@@ -100,23 +100,21 @@ def measure(recipe: Recipe, workload: Workload, settings: Settings, triad: Triad
         step, versus, error = duration(rounds, name), None, None
         if name in ours:
             error = problem.error(loop, loops["optax"])
-            wrong = "" if error <= recipe.tolerance else f"{error:.1e} from optax"
+            wrong = "" if error <= case.tolerance else f"{error:.1e} from optax"
             step = step._replace(wrong=wrong)
             versus = ratio(rounds, name, "optax", wrong)
-            results.findings[f"jax/{recipe.name}/{workload.name}/{name}"] = versus
+            results.findings[f"jax/{case.name}/{workload.name}/{name}"] = versus
             times = compiling["optax"].value / compiling[name].value
             noise = compiling["optax"].noise or compiling[name].noise
-            results.findings[f"compile/{recipe.name}/{workload.name}/{name}"] = Finding.exact(times)._replace(
-                noise=noise
-            )
+            results.findings[f"compile/{case.name}/{workload.name}/{name}"] = Finding.exact(times)._replace(noise=noise)
         efficiency = None
-        if recipe.min_bytes is not None:
-            efficiency = recipe.min_bytes * workload.elements / step.value / rounds.bandwidth()
+        if case.min_bytes is not None:
+            efficiency = case.min_bytes * workload.elements / step.value / rounds.bandwidth()
         extra = loop.extra_bytes() / (4 * workload.elements)
         results.rows.append(
             Row(
                 "jax",
-                recipe.name,
+                case.name,
                 workload.name,
                 name,
                 step,

@@ -15,50 +15,50 @@ from pathlib import Path
 import torch
 
 from benchmarks._bridge import Problem
+from benchmarks._case import BenchmarkCase, Run, build
+from benchmarks._cases import CASES
 from benchmarks._measure import Finding
-from benchmarks._recipe import Recipe, Run, build
-from benchmarks._recipes import RECIPES
 from benchmarks._settings import Results, Settings, give_back_memory
 from benchmarks._workloads import WORKLOADS, Workload
 
 
-def measure(recipe: Recipe, workload: Workload, peers: Sequence[str], settings: Settings) -> Results:
-    """Findings, relative to the parameters' bytes: `peak/RECIPE/WORKLOAD/PEER`, what a step takes beyond what is held
+def measure(case: BenchmarkCase, workload: Workload, peers: Sequence[str], settings: Settings) -> Results:
+    """Findings, relative to the parameters' bytes: `peak/CASE/WORKLOAD/PEER`, what a step takes beyond what is held
     before it; `held/...`, what is held between steps beyond parameters, gradients and the least state; `total/...`,
     both together, so that what is never given back is no gain.
     """
     results = Results()
     if settings.device.type != "cpu" or not Path("/proc/self/clear_refs").exists():
-        results.skipped.append(f"memory, {recipe.name} on {workload.name}: needs the CPU, and Linux's /proc")
+        results.skipped.append(f"memory, {case.name} on {workload.name}: needs the CPU, and Linux's /proc")
         return results
     for peer in peers:
-        command = [sys.executable, "-m", "benchmarks._memory", recipe.name, workload.name, peer]
+        command = [sys.executable, "-m", "benchmarks._memory", case.name, workload.name, peer]
         child = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         for name, value in json.loads(child.stdout).items():
-            results.findings[f"{name}/{recipe.name}/{workload.name}/{peer}"] = Finding.exact(value)
+            results.findings[f"{name}/{case.name}/{workload.name}/{peer}"] = Finding.exact(value)
     return results
 
 
-def in_this_process(recipe: Recipe, workload: Workload, peer: str) -> dict[str, float]:
+def in_this_process(case: BenchmarkCase, workload: Workload, peer: str) -> dict[str, float]:
     """The findings of one peer."""
     _started(
-        recipe, peer, Problem(Workload("first", "first", ((2, 3), (3, 2))), torch.device("cpu"))
+        case, peer, Problem(Workload("first", "first", ((2, 3), (3, 2))), torch.device("cpu"))
     )  # the code of libraries and compilers is in memory
     problem = Problem(workload, torch.device("cpu"))
     problem.write_gradients(0)
     bare = _settled()
-    run = _started(recipe, peer, problem)
+    run = _started(case, peer, problem)
     before = _settled()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     run.step()
     size = 4 * workload.elements
-    peak, held = (_resident("VmHWM") - before) / size, (before - bare) / size - recipe.arrays
+    peak, held = (_resident("VmHWM") - before) / size, (before - bare) / size - case.arrays
     return {"peak": peak, "held": held, "total": peak + held}
 
 
-def _started(recipe: Recipe, peer: str, problem: Problem) -> Run:
+def _started(case: BenchmarkCase, peer: str, problem: Problem) -> Run:
     problem.write_gradients(0)
-    run = build(recipe, peer, problem.params())
+    run = build(case, peer, problem.params())
     for _ in range(2):
         run.step()
     return run
@@ -76,5 +76,5 @@ def _resident(field: str) -> int:
 
 
 if __name__ == "__main__":
-    chosen = RECIPES[sys.argv[1]]
+    chosen = CASES[sys.argv[1]]
     print(json.dumps(in_this_process(chosen, WORKLOADS[sys.argv[2]].only(chosen.wants), sys.argv[3])))

@@ -104,7 +104,7 @@ def _cell(verdict: Verdict | None) -> str:
 
 def _rows(rows: Sequence[Row]) -> list[str]:
     """The measurements: shortest times stand beside medians, and ratios of shortest beside medians of ratios."""
-    head = ["section", "recipe", "workload", "candidate", "ms", "min", "ratio", "20..80 %", "min/min", "eff"]
+    head = ["section", "case", "workload", "candidate", "ms", "min", "ratio", "20..80 %", "min/min", "eff"]
     head += ["start s", "temp", "error", "rejected", ""]
     lines = [head]
     for row in rows:
@@ -112,7 +112,7 @@ def _rows(rows: Sequence[Row]) -> list[str]:
         lines.append(
             [
                 row.section,
-                row.recipe,
+                row.case,
                 row.workload,
                 row.candidate,
                 f"{row.time.value * 1e3:.3f}",

@@ -48,7 +48,7 @@ class Row(NamedTuple):
     """One candidate of one comparison, as it stands in the table."""
 
     section: str
-    recipe: str
+    case: str
     workload: str
     candidate: str
     time: Finding  # seconds of a step

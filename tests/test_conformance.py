@@ -15,7 +15,7 @@ from conformance._algorithms import SGD
 from conformance._check import Errors, Row
 from conformance._report import HEADERS, table
 from funcopt.torch_bridge import optim
-from funcopt.torch_bridge._recipe import Recipe
+from funcopt.torch_bridge._binding import Binding
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: a.name)
@@ -42,7 +42,7 @@ def slightly_wrong_sgd(**options: Any) -> funcopt.GradientTransformationExtraArg
 class WrongSGD(optim.SGD):
     """The same on the bridge, and bfloat16 parameters move by three more units in the last place."""
 
-    _recipe = Recipe(slightly_wrong_sgd)
+    _binding = Binding(slightly_wrong_sgd)
 
     def step(self, closure: Any = None) -> Any:
         super().step(closure)

@@ -1,7 +1,7 @@
 """`TorchBridge`: a gradient transformation as a `torch.optim.Optimizer`.
 
 The bridge reads `param_groups` and speaks torch's protocol. Whose memory is updated is in `_holdings.py` and
-`_memory.py`, what the hyperparameters mean in `_recipe.py`, what is compiled in `_engine.py`, what a checkpoint looks
+`_memory.py`, what the hyperparameters mean in `_binding.py`, what is compiled in `_engine.py`, what a checkpoint looks
 like in `_state_dict.py`.
 """
 
@@ -18,9 +18,9 @@ from funcopt import _checks
 from funcopt._base import GradientTransformation
 from funcopt._tree import at_step, has_schedule
 from funcopt.torch_bridge import _buffers, _matching
+from funcopt.torch_bridge._binding import Binding
 from funcopt.torch_bridge._holdings import Gradients, Holdings
 from funcopt.torch_bridge._matching import LoadReport
-from funcopt.torch_bridge._recipe import Recipe
 from funcopt.torch_bridge._state_view import StateView
 
 Params = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
@@ -67,7 +67,7 @@ class TorchBridge(torch.optim.Optimizer):
     grad_scale: torch.Tensor | None
     found_inf: torch.Tensor | None
 
-    _recipe: Recipe
+    _binding: Binding
     _schedules: list[dict[str, Any]]  # per group, by hyperparameter: schedules, and tuples with one in them
     _written: list[dict[str, Any]]  # per group: the scheduled values that it was given last
     _held: Holdings | None  # None until the state is first needed
@@ -82,8 +82,8 @@ class TorchBridge(torch.optim.Optimizer):
         return self
 
     def __init__(self, params: Params, transform: Transform, **hyperparams: Any) -> None:
-        self._recipe = Recipe(transform, hyperparams)
-        super().__init__(params, dict(self._recipe.defaults))
+        self._binding = Binding(transform, hyperparams)
+        super().__init__(params, dict(self._binding.defaults))
         _ = self._holdings
 
     @property
@@ -110,7 +110,7 @@ class TorchBridge(torch.optim.Optimizer):
         self._check_parameters()
         held = self._holdings
         self._apply_schedules()
-        layout, numbers = self._recipe.split(self.param_groups)
+        layout, numbers = self._binding.split(self.param_groups)
         if layout != held.layout:
             # A flag, or whether there is momentum, may decide what the state consists of.
             held.rebuild(self.param_groups)
@@ -132,7 +132,7 @@ class TorchBridge(torch.optim.Optimizer):
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
         where = f"parameter group {len(self.param_groups)}"
-        self._recipe.check_group(param_group, where)
+        self._binding.check_group(param_group, where)
         known = {} if self._held is None else dict(self.state)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
@@ -141,7 +141,7 @@ class TorchBridge(torch.optim.Optimizer):
                 _checks.fail(
                     type(self).__name__, "differentiable", "False", True, "differentiate the JAX update with jax.grad"
                 )
-            schedules = {name: group[name] for name in self._recipe.defaults if has_schedule(group[name])}
+            schedules = {name: group[name] for name in self._binding.defaults if has_schedule(group[name])}
             if schedules:
                 group["schedule_step"] = max((g.get("schedule_step", 0) for g in self.param_groups), default=0)
             self._schedules.append(schedules)
@@ -220,7 +220,7 @@ class TorchBridge(torch.optim.Optimizer):
         # `config` is what funcopt.config keeps of how it built the optimizer.
         own = {
             name: self.__dict__[name]
-            for name in ("_recipe", "_schedules", "_written", "config")
+            for name in ("_binding", "_schedules", "_written", "config")
             if name in self.__dict__
         }
         return {**super().__getstate__(), **own}
@@ -236,7 +236,7 @@ class TorchBridge(torch.optim.Optimizer):
     def _holdings(self) -> Holdings:
         """Memory, state and engine, made when they are first needed."""
         if self._held is None:
-            self._held = Holdings(self._recipe, self.param_groups, fast=self.fast_path)
+            self._held = Holdings(self._binding, self.param_groups, fast=self.fast_path)
         return self._held
 
     def _amp(self) -> tuple[Any, Any] | None:
@@ -274,8 +274,8 @@ class TorchBridge(torch.optim.Optimizer):
 
     def _check_values(self) -> None:
         """Builds the transformation from the groups' plain numbers, so that the factory checks them."""
-        layout, numbers = self._recipe.split(self.param_groups)
-        self._recipe.build(layout.fill(numbers.tolist()))
+        layout, numbers = self._binding.split(self.param_groups)
+        self._binding.build(layout.fill(numbers.tolist()))
 
     def _apply_schedules(self) -> None:
         """Writes scheduled hyperparameters into their groups, where nobody has written anything else since."""

@@ -1,7 +1,7 @@
 """The compiled update: what is traced, what is static, what is donated.
 
     traced   gradients, state, parameters; the numbers of all groups, packed in one float64 vector
-    static   flags and names (`_recipe.Layout`), and as long as there are few patterns of them, missing gradients
+    static   flags and names (`_binding.Layout`), and as long as there are few patterns of them, missing gradients
     borrowed gradients, and parameters in torch's memory
     donated  on the fast path the state, and parameters in JAX's memory: the update writes over them, all or nothing.
              It needs no memory of its own, so there is nothing that could fail half-way
@@ -32,9 +32,9 @@ from funcopt._rows import is_rows
 from funcopt._tree import weak, with_step_per_leaf
 from funcopt.torch_bridge import _fusion
 from funcopt.torch_bridge._apart import compute_apart
+from funcopt.torch_bridge._binding import Binding, Layout
 from funcopt.torch_bridge._buffers import Device
 from funcopt.torch_bridge._groups import GroupLeaves, PerGroup, is_group_leaves
-from funcopt.torch_bridge._recipe import Layout, Recipe
 
 # jax 0.6, the last one for Python 3.10, has it among its experiments.
 enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental").enable_x64
@@ -61,14 +61,14 @@ class Engine:
     """Runs a recipe on one device. It keeps no state between calls but the compiled programs.
 
     Args:
-        recipe: what to run.
+        binding: what to run.
         device: where.
     """
 
-    def __init__(self, recipe: Recipe, device: Device) -> None:
+    def __init__(self, binding: Binding, device: Device) -> None:
         self.device = device
         self.traces = 0  # times the update was traced: one per layout and pattern of missing gradients
-        self._recipe = recipe
+        self._binding = binding
         # Patterns of missing gradients that have a program of their own, for each way in which parameters were joined.
         self._patterns: dict[tuple[Any, ...], set[tuple[Any, ...]]] = {}
         self._programs: dict[bool, Callable[..., Any]] = {}  # by whether they overwrite what they are given
@@ -83,7 +83,7 @@ class Engine:
     def init(self, layout: Layout, numbers: np.ndarray, params: PerGroup) -> PyTree:
         """The initial state, in arrays of its own: none is a parameter's, or another's twice, so all can be donated."""
         with self.precision():
-            tx = self._recipe.build(layout.fill(numbers.tolist()))
+            tx = self._binding.build(layout.fill(numbers.tolist()))
             # Compiled as one: operation by operation each shape would be compiled for itself.
             state = jax.jit(lambda params: jax.tree.map(jnp.array, tx.init(params)))(params)
             # On that device for good, as a loaded state is, or XLA would compile once more for the difference; and
@@ -224,14 +224,14 @@ class Engine:
         extra: dict[str, jax.Array],
     ) -> tuple[PyTree, PyTree]:
         """The updates, and the new state."""
-        tx = self._recipe.build(layout.fill([weak(numbers[i]) for i in range(layout.size)]))
+        tx = self._binding.build(layout.fill([weak(numbers[i]) for i in range(layout.size)]))
         try:
             return tx.update(jax.tree.map(_widen, grads), state, params, **extra)
         except TypeError as error:
             if "required keyword-only argument" not in str(error):
                 raise
             raise TypeError(
-                f"TorchBridge: {self._recipe.name} needs value, the loss; call step(closure) with a closure that "
+                f"TorchBridge: {self._binding.name} needs value, the loss; call step(closure) with a closure that "
                 "returns it"
             ) from error
 

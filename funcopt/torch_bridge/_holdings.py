@@ -10,10 +10,10 @@ import torch
 
 from funcopt._base import ElementwiseTransformation, PyTree
 from funcopt.torch_bridge import _buffers, _matching, _state_dict
+from funcopt.torch_bridge._binding import Binding, Layout
 from funcopt.torch_bridge._engine import Engine, Update
 from funcopt.torch_bridge._memory import Blocks
 from funcopt.torch_bridge._parts import Candidate, Part, Place, make_parts
-from funcopt.torch_bridge._recipe import Layout, Recipe
 
 MAX_DIVISIONS = 8
 """How often joined parameters are divided by which of them miss gradients. After that, those that differ stay alone."""
@@ -30,7 +30,7 @@ class Holdings:
     """Memory and state of all parameters, and the engine that updates them.
 
     Args:
-        recipe: what to run.
+        binding: what to run.
         groups: the optimizer's groups.
         fast: whether an elementwise recipe gets joined parameters.
     """
@@ -38,8 +38,8 @@ class Holdings:
     layout: Layout
     _repeats: Mapping[torch.Tensor, int]  # how often a parameter is in its group
 
-    def __init__(self, recipe: Recipe, groups: Sequence[Group], *, fast: bool) -> None:
-        self._recipe = recipe
+    def __init__(self, binding: Binding, groups: Sequence[Group], *, fast: bool) -> None:
+        self._binding = binding
         self._fast = fast
         sizes = Counter[torch.device]()
         for group in groups:
@@ -48,7 +48,7 @@ class Holdings:
         # Parameters on other devices are copied to the one that has the most, and back.
         self._device = max(sizes, key=sizes.__getitem__, default=torch.device("cpu"))
         devices = {device: _buffers.jax_device(device) for device in (*sizes, self._device)}
-        self.engine = Engine(recipe, devices[self._device])
+        self.engine = Engine(binding, devices[self._device])
         self._tree: PyTree = None
         self._found: dict[torch.Tensor, _state_dict.Leaves] | None = None  # where the state is, once someone asked
         self._in_place = False
@@ -69,8 +69,8 @@ class Holdings:
         Raises:
             ValueError: for an entry that does not fit.
         """
-        layout, numbers = self._recipe.split(groups)
-        tx = self._recipe.build(layout.fill(numbers.tolist()))
+        layout, numbers = self._binding.split(groups)
+        tx = self._binding.build(layout.fill(numbers.tolist()))
         flat = self._fast and isinstance(tx, ElementwiseTransformation)
         repeats = Counter(p for group in groups for p in group["params"])
         places = _places(groups)

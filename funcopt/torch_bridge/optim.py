@@ -13,11 +13,11 @@ tensors is not: `differentiable=True` is an error.
 
 import torch
 
-import funcopt
+from funcopt import transforms
+from funcopt.torch_bridge._binding import Binding
 from funcopt.torch_bridge._bridge import TorchBridge
 from funcopt.torch_bridge._holdings import Gradients
 from funcopt.torch_bridge._lbfgs import LBFGS as LBFGS
-from funcopt.torch_bridge._recipe import Recipe
 
 
 class _RealParametersOnly(TorchBridge):
@@ -31,98 +31,98 @@ class _RealParametersOnly(TorchBridge):
 class Adadelta(TorchBridge, torch.optim.Adadelta):
     """`torch.optim.Adadelta`, run by `funcopt.adadelta`."""
 
-    _recipe = Recipe(funcopt.adadelta)
+    _binding = Binding(transforms.adadelta)
     __init__ = torch.optim.Adadelta.__init__
 
 
 class Adafactor(_RealParametersOnly, torch.optim.Adafactor):
     """`torch.optim.Adafactor`, run by `funcopt.adafactor`."""
 
-    _recipe = Recipe(funcopt.adafactor)
+    _binding = Binding(transforms.adafactor)
     __init__ = torch.optim.Adafactor.__init__
 
 
 class Adagrad(TorchBridge, torch.optim.Adagrad):
     """`torch.optim.Adagrad`, run by `funcopt.adagrad`."""
 
-    _recipe = Recipe(funcopt.adagrad)
+    _binding = Binding(transforms.adagrad)
     __init__ = torch.optim.Adagrad.__init__
 
 
 class Adam(TorchBridge, torch.optim.Adam):
     """`torch.optim.Adam`, run by `funcopt.adam`."""
 
-    _recipe = Recipe(funcopt.adam)
+    _binding = Binding(transforms.adam)
     __init__ = torch.optim.Adam.__init__
 
 
 class AdamW(TorchBridge, torch.optim.AdamW):
     """`torch.optim.AdamW`, run by `funcopt.adamw`."""
 
-    _recipe = Recipe(funcopt.adamw)
+    _binding = Binding(transforms.adamw)
     __init__ = torch.optim.AdamW.__init__
 
 
 class Adamax(TorchBridge, torch.optim.Adamax):
     """`torch.optim.Adamax`, run by `funcopt.adamax`."""
 
-    _recipe = Recipe(funcopt.adamax)
+    _binding = Binding(transforms.adamax)
     __init__ = torch.optim.Adamax.__init__
 
 
 class ASGD(TorchBridge, torch.optim.ASGD):
     """`torch.optim.ASGD`, run by `funcopt.asgd`; `optimizer.state[p]["ax"]` is a parameter's average."""
 
-    _recipe = Recipe(funcopt.asgd)
+    _binding = Binding(transforms.asgd)
     __init__ = torch.optim.ASGD.__init__
 
 
 class Muon(_RealParametersOnly, torch.optim.Muon):
     """`torch.optim.Muon`, run by `funcopt.muon`."""
 
-    _recipe = Recipe(funcopt.muon)
+    _binding = Binding(transforms.muon)
     __init__ = torch.optim.Muon.__init__
 
 
 class NAdam(TorchBridge, torch.optim.NAdam):
     """`torch.optim.NAdam`, run by `funcopt.nadam`."""
 
-    _recipe = Recipe(funcopt.nadam)
+    _binding = Binding(transforms.nadam)
     __init__ = torch.optim.NAdam.__init__
 
 
 class RAdam(TorchBridge, torch.optim.RAdam):
     """`torch.optim.RAdam`, run by `funcopt.radam`."""
 
-    _recipe = Recipe(funcopt.radam)
+    _binding = Binding(transforms.radam)
     __init__ = torch.optim.RAdam.__init__
 
 
 class RMSprop(TorchBridge, torch.optim.RMSprop):
     """`torch.optim.RMSprop`, run by `funcopt.rmsprop`."""
 
-    _recipe = Recipe(funcopt.rmsprop)
+    _binding = Binding(transforms.rmsprop)
     __init__ = torch.optim.RMSprop.__init__
 
 
 class Rprop(TorchBridge, torch.optim.Rprop):
     """`torch.optim.Rprop`, run by `funcopt.rprop`."""
 
-    _recipe = Recipe(funcopt.rprop)
+    _binding = Binding(transforms.rprop)
     __init__ = torch.optim.Rprop.__init__
 
 
 class SGD(TorchBridge, torch.optim.SGD):
     """`torch.optim.SGD`, run by `funcopt.sgd`."""
 
-    _recipe = Recipe(funcopt.sgd)
+    _binding = Binding(transforms.sgd)
     __init__ = torch.optim.SGD.__init__
 
 
 class SparseAdam(TorchBridge, torch.optim.SparseAdam):
     """`torch.optim.SparseAdam`, run by `funcopt.sparse_adam`."""
 
-    _recipe = Recipe(funcopt.sparse_adam)
+    _binding = Binding(transforms.sparse_adam)
     __init__ = torch.optim.SparseAdam.__init__
 
     def _check_gradients(self, grads: Gradients) -> None:

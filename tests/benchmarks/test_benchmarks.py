@@ -11,10 +11,10 @@ import torch
 
 from benchmarks import _bridge, _growth, _jax
 from benchmarks.__main__ import FULL, QUICK, main
+from benchmarks._case import BRIDGE_PEERS, PEERS, peers_of
+from benchmarks._cases import CASES
 from benchmarks._goals import GOALS, MATRIX, Goal, judge
 from benchmarks._measure import NOISE, Finding, Rounds, Triad, ratio, run_rounds
-from benchmarks._recipe import BRIDGE_PEERS, PEERS, peers_of
-from benchmarks._recipes import RECIPES
 from benchmarks._settings import Settings
 from benchmarks._workloads import WORKLOADS, Workload, tiny
 
@@ -51,7 +51,7 @@ def test_workloads_are_those_of_the_models(name: str, tensors: int, elements: in
 
 
 def test_muon_takes_matrices() -> None:
-    assert len(WORKLOADS["gpt2-small"].only(RECIPES["muon"].wants).shapes) == 50
+    assert len(WORKLOADS["gpt2-small"].only(CASES["muon"].wants).shapes) == 50
 
 
 def test_ratios_are_paired() -> None:
@@ -153,26 +153,23 @@ def test_a_quick_run_measures_every_goal_but_the_compiled() -> None:
 
 def _cases() -> list[tuple[str, str]]:
     return [
-        (recipe.name, peer)
-        for recipe in RECIPES.values()
-        for peer in peers_of(recipe)
-        if peer not in ("default", "compiled")
+        (case.name, peer) for case in CASES.values() for peer in peers_of(case) if peer not in ("default", "compiled")
     ]
 
 
 @pytest.mark.parametrize(("name", "peer"), _cases())
 def test_every_candidate_computes_what_torch_does(name: str, peer: str) -> None:
-    recipe = RECIPES[name]
-    comparison = _bridge.compare(recipe, SMALL.only(recipe.wants), ("default", peer), SETTINGS, Still())
-    assert comparison.errors[peer] <= recipe.tolerance
+    case = CASES[name]
+    comparison = _bridge.compare(case, SMALL.only(case.wants), ("default", peer), SETTINGS, Still())
+    assert comparison.errors[peer] <= case.tolerance
 
 
-@pytest.mark.parametrize("name", [recipe.name for recipe in RECIPES.values() if recipe.optax is not None])
+@pytest.mark.parametrize("name", [case.name for case in CASES.values() if case.optax is not None])
 def test_every_jax_candidate_computes_what_optax_does(name: str) -> None:
-    results = _jax.measure(RECIPES[name], SMALL, SETTINGS, Still())
+    results = _jax.measure(CASES[name], SMALL, SETTINGS, Still())
     compared = [row for row in results.rows if row.candidate != "optax"]
-    assert len(compared) == 1 + RECIPES[name].joinable
-    assert all(row.error is not None and row.error <= RECIPES[name].tolerance for row in compared)
+    assert len(compared) == 1 + CASES[name].joinable
+    assert all(row.error is not None and row.error <= CASES[name].tolerance for row in compared)
 
 
 def test_wrong_numbers_are_found() -> None:
@@ -185,7 +182,7 @@ def test_wrong_numbers_are_found() -> None:
             else right.torch(params, {})
         )
 
-    right = RECIPES["adamw"]
+    right = CASES["adamw"]
     results = _bridge.measure(right._replace(torch=wrong), SMALL, ("default", "foreach", "bridge"), SETTINGS, Still())
     assert not results.findings["bridge/adamw/small/default"].wrong
     assert "from torch" in results.findings["bridge/adamw/small/foreach"].wrong

@@ -12,11 +12,11 @@ import torch
 
 import funcopt
 from funcopt import TorchBridge
+from funcopt.torch_bridge._binding import Binding
 from funcopt.torch_bridge._engine import Engine
 from funcopt.torch_bridge._holdings import Holdings
 from funcopt.torch_bridge._memory import Blocks
 from funcopt.torch_bridge._parts import JOIN_UP_TO
-from funcopt.torch_bridge._recipe import Recipe
 
 
 class PlainBridge(TorchBridge):
@@ -89,7 +89,7 @@ def test_exception_while_a_new_program_is_made(fast: bool, monkeypatch: pytest.M
     before = snapshot(params, bridge)
     params[0].grad = None
     with monkeypatch.context() as patch:
-        patch.setattr(Recipe, "build", raising)
+        patch.setattr(Binding, "build", raising)
         with pytest.raises(FaultError):
             bridge.step()
     assert same(snapshot(params, bridge), before)

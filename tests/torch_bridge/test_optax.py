@@ -13,7 +13,7 @@ import torch
 
 import funcopt
 from funcopt import TorchBridge
-from funcopt.torch_bridge import _recipe
+from funcopt.torch_bridge import _binding
 
 FACTORIES = [
     (optax.adabelief, {}),
@@ -80,7 +80,9 @@ def on_bridge(transform: Any, **hyperparams: Any) -> list[np.ndarray]:
     return [p.detach().numpy() for p in params]
 
 
-@pytest.mark.parametrize(("factory", "options"), FACTORIES, ids=[_recipe._name_of(factory) for factory, _ in FACTORIES])
+@pytest.mark.parametrize(
+    ("factory", "options"), FACTORIES, ids=[_binding._name_of(factory) for factory, _ in FACTORIES]
+)
 def test_factories(factory: Any, options: dict[str, Any]) -> None:
     for ours, theirs in zip(on_bridge(factory, lr=0.01, **options), in_jax(factory(0.01, **options)), strict=True):
         # Numbers are arguments here and constants there, which XLA folds: rounding. Muon's and Prodigy's scalars are

@@ -1,6 +1,6 @@
 """What `TorchBridge` is told to run: a factory whose arguments are group hyperparameters, or a ready transformation.
 
-A recipe knows the hyperparameters' names and defaults, sorts a group's values into numbers (traced: they may change at
+A binding knows the hyperparameters' names and defaults, sorts a group's values into numbers (traced: they may change at
 any step) and the rest (static), and builds the transformation from one dict of values per group.
 """
 
@@ -62,7 +62,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) or (hasattr(value, "item") and getattr(value, "size", None) is not None)
 
 
-class Recipe:
+class Binding:
     """A factory, or a ready transformation, with the values that all groups share.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a recipe is, and who runs it: torch.optim in several implementations, and the bridge."""
+"""What a case is, and who runs it: torch.optim in several implementations, and the bridge."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ class Run(NamedTuple):
     results: Callable[[], list[torch.Tensor]]  # what it computed
 
 
-class Recipe(NamedTuple):
+class BenchmarkCase(NamedTuple):
     """An algorithm, or a composition of several, in each framework."""
 
     name: str  # on the command line
@@ -57,17 +57,17 @@ BRIDGE_PEERS = {"bridge": TorchBridge, "bridge-plain": PlainBridge}
 PEERS = (*TORCH_PEERS, *BRIDGE_PEERS)
 
 
-def build(recipe: Recipe, peer: str, params: Params) -> Run:
+def build(case: BenchmarkCase, peer: str, params: Params) -> Run:
     """Makes a peer for parameters."""
     if peer in BRIDGE_PEERS:
-        return recipe.bridge(params, BRIDGE_PEERS[peer])
-    run = recipe.torch(params, TORCH_PEERS[peer])
+        return case.bridge(params, BRIDGE_PEERS[peer])
+    run = case.torch(params, TORCH_PEERS[peer])
     return run._replace(step=torch.compile(run.step)) if peer == "compiled" else run
 
 
-def peers_of(recipe: Recipe) -> tuple[str, ...]:
-    """The peers that exist for a recipe."""
-    return (*recipe.torch_peers, *BRIDGE_PEERS)
+def peers_of(case: BenchmarkCase) -> tuple[str, ...]:
+    """The peers that exist for a case."""
+    return (*case.torch_peers, *BRIDGE_PEERS)
 
 
 def can_compile(device: torch.device) -> bool:

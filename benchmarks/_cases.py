@@ -1,4 +1,4 @@
-"""What is compared: each recipe in torch, on the bridge, in funcopt's JAX and in optax, as data."""
+"""What is compared: each case in torch, on the bridge, in funcopt's JAX and in optax, as data."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -8,9 +8,9 @@ import optax
 import torch
 
 import funcopt
-from benchmarks._composed import RECIPE
+from benchmarks._case import FLOAT32, TORCH_PEERS, BenchmarkCase, Implementation, Params, Run
+from benchmarks._composed import COMPOSED
 from benchmarks._lion import Lion
-from benchmarks._recipe import FLOAT32, TORCH_PEERS, Implementation, Params, Recipe, Run
 from benchmarks._workloads import Shape
 from funcopt import TorchBridge
 
@@ -34,8 +34,8 @@ def _single(
     workloads: tuple[str, ...] = TWO,
     wants: Callable[[Shape], bool] = lambda shape: True,
     tolerance: float = FLOAT32,
-) -> Recipe:
-    """A recipe of one algorithm with the same options everywhere."""
+) -> BenchmarkCase:
+    """A case of one algorithm with the same options everywhere."""
 
     def in_torch(params: Params, implementation: Implementation) -> Run:
         return Run(torch_class(params, **options, **implementation).step, lambda: list(params))
@@ -44,7 +44,7 @@ def _single(
         return Run(bridge(params, factory, **options).step, lambda: list(params))
 
     arguments = inspect.signature(torch_class).parameters
-    return Recipe(
+    return BenchmarkCase(
         name,
         min_bytes,
         1 + states,
@@ -69,9 +69,9 @@ def lion(lr: Any, weight_decay: Any) -> Any:
     )
 
 
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
+CASES = {
+    case.name: case
+    for case in (
         _single(
             "adamw",
             torch.optim.AdamW,
@@ -151,6 +151,6 @@ RECIPES = {
             wants=lambda shape: len(shape) == 2,
             tolerance=BFLOAT16,
         ),
-        RECIPE,
+        COMPOSED,
     )
 }
