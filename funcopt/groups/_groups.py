@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from funcopt._base import Hyperparameter, PyTree
+from funcopt._names import nearest
 from funcopt.groups._algorithms import Algorithm, Factory, arguments_of, bind, find_algorithm, name_of
 from funcopt.groups._explain import Table, make_table
 from funcopt.groups._mixed import FROZEN, Mixed, Wrap, Wrapped
-from funcopt.groups._names import nearest
 from funcopt.groups._params import is_tensor, list_params, unwrap
 from funcopt.groups._prefix import MULTIPLIER_OF, NOT_GIVEN, columns_of, joint_prefixes, shortest_prefix
 from funcopt.groups._resolve import Assignment, Settings, resolve
@@ -230,6 +230,13 @@ class Groups:
             (factory,) = factories.values()
             return wrap(bind(factory, self.hyperparams(**base)))
         columns = {label: self._columns(factory, base) for label, factory in factories.items()}
+        names = {name for own in columns.values() for name in own}
+        for label, factory in factories.items():  # what rules set for one algorithm, another one has its default for
+            arguments = arguments_of(factory)
+            for name in names & arguments.keys() - columns[label].keys():
+                if arguments[name].default is NOT_GIVEN:
+                    raise ValueError(f"optimizer: {name} must be given, {label} has no default for it")
+                columns[label][name] = [arguments[name].default] * len(labels)
         return wrap(Mixed(factories)(**joint_prefixes(self._model, labels, columns)))
 
     def freeze(self) -> list[str]:
