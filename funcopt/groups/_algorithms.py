@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 from funcopt import _checks, transforms
 from funcopt._base import GradientTransformation
-from funcopt.groups._names import nearest, simplify
+from funcopt._names import nearest, simplify
 
 Factory: TypeAlias = Callable[..., GradientTransformation]
 Algorithm: TypeAlias = str | Factory

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from funcopt import _checks
-from funcopt.groups._names import nearest
+from funcopt._names import nearest
 from funcopt.groups._params import Param
 from funcopt.groups._rule import Rule
 

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
+from funcopt._names import nearest
 from funcopt.groups._algorithms import Factory, algorithms, arguments_of, name_of
-from funcopt.groups._names import nearest
 from funcopt.groups._params import Param
 from funcopt.groups._rule import Rule
 

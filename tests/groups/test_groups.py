@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 from groups.models import TorchNet, numpy_tree
@@ -289,6 +290,23 @@ def test_labels_are_for_partition() -> None:
         "backbone": "frozen",
         "head": "sgd",
     }
+
+
+def test_what_rules_set_for_one_algorithm_another_has_a_default_for() -> None:
+    """No base value is given: AdamW's decay is multiplied, SGD has 0, and its learning rate is its own default."""
+    params = numpy_tree()
+    rules = [Rule(kind="bias", decay_mult=0.5, lr_mult=2.0), Rule(path="head.weight", algorithm="sgd")]
+    tx = group_params(params, rules, "adamw").optimizer()
+    updates, _ = tx.update(params, tx.init(params), params)
+    np.testing.assert_allclose(updates["head"]["weight"], -1e-3, rtol=1e-6)
+    np.testing.assert_allclose(updates["head"]["bias"], -2e-3 * (1 + 0.5e-2), rtol=1e-5)
+    np.testing.assert_allclose(updates["embed"]["weight"], -1e-3 * (1 + 1e-2), rtol=1e-5)
+
+
+def test_value_without_a_default_is_asked_for() -> None:
+    rules = [Rule(kind="bias", lr_mult=2.0), Rule(path="head.weight", algorithm=optax.sgd)]
+    with pytest.raises(ValueError, match="optimizer: lr must be given, sgd has no default for it"):
+        group_params(numpy_tree(), rules, "adamw").optimizer()
 
 
 TABLE = [
