@@ -3,6 +3,8 @@
 import sys
 from typing import Any
 
+import jax
+
 
 def nnx() -> Any:
     """The module `flax.nnx` if it is imported, else None."""
@@ -16,4 +18,7 @@ def unboxed(tree: Any) -> Any:
     variables and `update` with arrays; a value in a variable's place is a prefix of both.
     """
     module = nnx()
-    return tree if module is None else module.as_pure(tree)
+    if module is None:
+        return tree
+    is_box = lambda x: isinstance(x, module.Variable) and len(jax.tree.leaves(x)) == 1  # noqa: E731
+    return jax.tree.map(lambda x: jax.tree.leaves(x)[0] if is_box(x) else x, tree, is_leaf=is_box)

@@ -11,7 +11,7 @@ from funcopt._names import nearest
 from funcopt.groups._algorithms import Algorithm, Factory, arguments_of, bind, find_algorithm, name_of
 from funcopt.groups._explain import Table, make_table
 from funcopt.groups._mixed import FROZEN, Mixed, Wrap, Wrapped
-from funcopt.groups._params import is_tensor, list_params, unwrap
+from funcopt.groups._params import is_tensor, list_params, param_tree, unwrap
 from funcopt.groups._prefix import MULTIPLIER_OF, NOT_GIVEN, columns_of, joint_prefixes, shortest_prefix
 from funcopt.groups._resolve import Assignment, Settings, resolve
 from funcopt.groups._rule import Rule
@@ -38,8 +38,10 @@ def group_params(
     does.
 
     Args:
-        model: a `torch.nn.Module`; tensors, named tensors, or a dict of them; or a pytree of arrays (a dict, a flax
-            or equinox model). Prefixes of wrappers (`module.`, `_orig_mod.`) do not count.
+        model: a `torch.nn.Module`; tensors, named tensors, or a dict of them; or a pytree of arrays (a dict, linen's
+            parameters, an equinox model). Of an nnx module the `Param`s are taken, and what is made of the groups has
+            the structure of `nnx.state(module, nnx.Param)`. Prefixes of wrappers (`module.`, `_orig_mod.`) do not
+            count.
         rules: in the order in which they apply.
         algorithm: the optimizer of what no rule gives one: a name or a function that returns a transformation. Where
             it is known, rules may set its arguments only.
@@ -61,7 +63,7 @@ def group_params(
     """
     factory = None if algorithm is None else find_algorithm(algorithm)
     inner = unwrap(model)
-    return Groups(inner, resolve(list_params(inner), rules, factory, tied), factory)
+    return Groups(param_tree(inner), resolve(list_params(inner), rules, factory, tied), factory)
 
 
 def _short(value: Any) -> str:

@@ -1,16 +1,18 @@
 """The parameters of a model as one list of records, whatever the model is: a torch module or a JAX pytree."""
 
 import dataclasses
+import itertools
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from funcopt._base import PyTree
+from funcopt._flax import nnx
+from funcopt._names import nearest
 from funcopt.groups._kinds import class_names, kinds_of
-from funcopt.groups._names import nearest
 
 # Wrappers that add a segment to every name: DistributedDataParallel and flax's variable collections as the first one,
 # torch.compile, FSDP and activation checkpointing anywhere.
@@ -115,8 +117,21 @@ def _children(model: Any) -> dict[str, Any]:
     """What a model consists of by the last segment of the name; not what is a single array."""
     if is_torch_module(model):
         return dict(model.named_children())
-    children = jax.tree_util.tree_flatten_with_path(model, is_leaf=lambda x: x is not model)[0]
-    return {_segment(path[-1]): child for path, child in children if path}
+    return dict(_items(model))
+
+
+def _items(node: Any) -> list[tuple[str, Any]]:
+    """A pytree's children with their segments; none of a leaf."""
+    # Only the root is asked first, and a child may be the root again, where an nnx module refers to itself.
+    calls = itertools.count()
+    children = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: next(calls) > 0)[0]
+    return [(_segment(path[-1]), child) for path, child in children if path]
+
+
+def param_tree(model: Any) -> PyTree:
+    """The pytree of a JAX model's parameters, with the structure that an optimizer of flax's sees for an nnx module."""
+    module = _nnx_of(model)
+    return model if module is None else module.state(model, module.Param)
 
 
 def list_params(model: Any) -> list[Param]:
@@ -124,7 +139,8 @@ def list_params(model: Any) -> list[Param]:
 
     Args:
         model: a torch module; tensors, as (name, tensor) pairs, as a mapping by name or without names; or a pytree of
-            arrays, in which what is no array (an activation function, say) is no parameter.
+            arrays, in which what is no array (an activation function, say) is no parameter. Of an nnx module, or a
+            pytree of them, the `Param`s are its parameters, in the order of `param_tree`.
 
     Raises:
         ValueError: if there are none, or one that is not initialised yet.
@@ -135,8 +151,10 @@ def list_params(model: Any) -> list[Param]:
         params = _strip_prefixes(_list_pairs(model))  # a generator, such as model.named_parameters()
     elif isinstance(model, list) and model and all(map(_is_named_tensor, model)):
         params = _strip_prefixes(_list_pairs(model))
+    elif _nnx_of(model) is not None:
+        params = _strip_prefixes(*_list_nnx(model))
     else:
-        params = _strip_prefixes(_list_tree(model))
+        params = _strip_prefixes([param for param, _ in _visit_tree(model)])
     if not params:
         raise ValueError(f"group_params: the model must have parameters, got {type(model).__name__} without any")
     return params
@@ -160,22 +178,55 @@ def _is_named_tensor(item: object) -> bool:
     return isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) and is_tensor(item[1])
 
 
-def _list_tree(tree: PyTree) -> list[Param]:
-    """The arrays of a tree in its order, each with the module that holds it and what holds that."""
+def _visit_tree(tree: PyTree) -> Iterator[tuple[Param, Any]]:
+    """The arrays of a tree in its order, each with the module that holds it and what holds that, and with its box."""
 
-    def visit(node: Any, segments: tuple[str, ...], module: Any, parent: Any, trained: bool) -> Iterator[Param]:
+    def visit(
+        node: Any, segments: tuple[str, ...], module: Any, parent: Any, box: Any, above: tuple[Any, ...]
+    ) -> Iterator[tuple[Param, Any]]:
         if jax.tree_util.all_leaves([node]):
             if hasattr(node, "shape") and hasattr(node, "dtype"):
                 record = _record(".".join(segments), node, module, parent)
-                yield dataclasses.replace(record, trainable=record.trainable and trained)
+                yield dataclasses.replace(record, trainable=record.trainable and (box is None or _is_trained(box))), box
             return
-        box = not _BOXES.isdisjoint(class_names(node))
-        trained = _is_trained(node) if box else trained
-        below = (module, parent) if box or isinstance(node, Mapping | list | tuple) else (node, module)
-        for path, child in jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)[0]:
-            yield from visit(child, segments if box else (*segments, _segment(path[-1])), *below, trained)
+        if any(node is other for other in above):
+            return  # an nnx module may refer to what holds it
+        is_box = not _BOXES.isdisjoint(class_names(node))
+        below = (module, parent) if is_box or isinstance(node, Mapping | list | tuple) else (node, module)
+        for segment, child in _items(node):
+            names = segments if is_box else (*segments, segment)
+            yield from visit(child, names, *below, node if is_box else box, (*above, node))
 
-    return list(visit(tree, (), None, None, True))
+    return visit(tree, (), None, None, None, ())
+
+
+def _nnx_of(model: Any) -> Any:
+    """The module `flax.nnx` if a model is made of its modules, in containers or not."""
+    module = nnx()
+
+    def has_modules(node: Any) -> bool:
+        children = node.values() if isinstance(node, Mapping) else node if isinstance(node, list | tuple) else ()
+        return isinstance(node, module.Module) or any(map(has_modules, children))
+
+    return module if module is not None and has_modules(model) else None
+
+
+def _list_nnx(model: Any) -> tuple[list[Param], list[Any]]:
+    """The parameters of an nnx model, and for each what is the same where two names are those of one variable."""
+    places = {param.name: (param, box) for param, box in _visit_tree(model)}
+    names: dict[Any, list[str]] = {}  # of each variable's arrays
+    for param, box in places.values():
+        names.setdefault((id(box), id(param.value)), []).append(param.name)
+    params: list[Param] = []
+    keys: list[Any] = []
+    for param, box in _visit_tree(param_tree(model)):
+        # A module that is no pytree is known by its state only.
+        own, variable = places.get(param.name, (param, box))
+        key = (id(variable), id(own.value))
+        aliases = [places[name][0] for name in names.get(key, []) if name != own.name]
+        params += [own, *aliases]
+        keys += [key] * (1 + len(aliases))
+    return params, keys
 
 
 def _is_trained(box: Any) -> bool:
@@ -195,8 +246,14 @@ def _record(name: str, value: Any, module: Any = None, parent: Any = None) -> Pa
     return Param(name, tuple(value.shape), module=module, parent=parent, value=value, trainable=bool(trainable))
 
 
-def _strip_prefixes(params: list[Param]) -> list[Param]:
-    """Final names, the kinds that follow from them, and tied tensors as aliases of their first name."""
+def _strip_prefixes(params: list[Param], keys: Sequence[Any] | None = None) -> list[Param]:
+    """Final names, the kinds that follow from them, and tied parameters as aliases of their first name.
+
+    Args:
+        params: the records.
+        keys: for each what is equal where a parameter is the same; by default tensors are themselves, and two places
+            of a pytree with the same array are two parameters: each gets an update of its own.
+    """
     names = [_SEGMENTS.sub("", param.name) for param in params]
     for first in _FIRST_SEGMENTS:
         while names and all(name.startswith(first) for name in names):
@@ -204,8 +261,8 @@ def _strip_prefixes(params: list[Param]) -> list[Param]:
     params = [dataclasses.replace(param, name=name) for param, name in zip(params, names, strict=True)]
     shapes = {param.name: param.shape for param in params}
     params = [dataclasses.replace(param, kinds=kinds_of(param, shapes)) for param in params]
-    tied: dict[int, list[Param]] = {}
-    for param in params:
-        # Two places of a pytree with the same array are two parameters: each gets an update of its own.
-        tied.setdefault(id(param.value) if is_tensor(param.value) else id(param), []).append(param)
+    tied: dict[Any, list[Param]] = {}
+    for i, param in enumerate(params):
+        default = id(param.value) if is_tensor(param.value) else id(param)
+        tied.setdefault(default if keys is None else keys[i], []).append(param)
     return [dataclasses.replace(first, aliases=tuple(rest)) for first, *rest in tied.values()]
