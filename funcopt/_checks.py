@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -56,7 +57,7 @@ def plain_number(value: Any) -> Any:
     if is_traced(value) or not isinstance(value, np.generic | np.ndarray | jax.Array) or value.size != 1:
         return value
     for kind, python in ((np.integer, int), (np.floating, float)):
-        if jax.numpy.issubdtype(value.dtype, kind):
+        if jnp.issubdtype(value.dtype, kind):
             return python(value.reshape(()))
     return value
 

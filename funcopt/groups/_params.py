@@ -201,12 +201,14 @@ def _visit_tree(tree: PyTree) -> Iterator[tuple[Param, Any]]:
 
 
 def _nnx_of(model: Any) -> Any:
-    """The module `flax.nnx` if a model is one of its modules, or a pytree of them."""
+    """The module `flax.nnx` if a model is made of its modules, in containers or not."""
     module = nnx()
-    if module is None:
-        return None
-    is_module = lambda x: isinstance(x, module.Module)  # noqa: E731
-    return module if any(map(is_module, jax.tree.leaves(model, is_leaf=is_module))) else None
+
+    def has_modules(node: Any) -> bool:
+        children = node.values() if isinstance(node, Mapping) else node if isinstance(node, list | tuple) else ()
+        return isinstance(node, module.Module) or any(map(has_modules, children))
+
+    return module if module is not None and has_modules(model) else None
 
 
 def _list_nnx(model: Any) -> tuple[list[Param], list[Any]]:
