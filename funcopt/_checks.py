@@ -125,12 +125,22 @@ def check_flag(owner: str, name: str, value: Any) -> None:
 
 
 def check_integer(owner: str, name: str, value: Any, allowed: Range) -> None:
-    """Checks an integer or a prefix tree of integers that decide what is traced, so that they are Python values."""
+    """Checks an integer or a prefix tree of integers; a traced one passes."""
     for where, leaf in _named_leaves(name, value):
+        if is_traced(leaf):
+            continue
+        leaf = plain_number(leaf)
         if isinstance(leaf, bool) or not isinstance(leaf, numbers.Integral):
             raise TypeError(f"{owner}: {where} must be an integer, got {leaf!r}")
         if not allowed.contains(int(leaf)):
             fail(owner, where, allowed.text, leaf)
+
+
+def check_not_scheduled(owner: str, name: str, value: Any) -> None:
+    """Refuses a function of the step for an argument that is the same at every update."""
+    for where, leaf in _named_leaves(name, value):
+        if is_schedule(leaf):
+            raise TypeError(f"{owner}: {where} must be a plain value, got a schedule; it cannot change with the step")
 
 
 def check_choice(owner: str, name: str, value: Any, choices: tuple[str, ...]) -> None:

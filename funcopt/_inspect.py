@@ -10,8 +10,8 @@ import jax
 import optax
 from jax.tree_util import DictKey
 
-from funcopt._base import PyTree, ScheduledState
 from funcopt._tree import is_array
+from funcopt.rule import PyTree, ScheduledState
 from funcopt.transforms import ReduceLrOnPlateauState
 
 _WITH_HYPERPARAMS = (ScheduledState, optax.InjectHyperparamsState, optax.InjectStatefulHyperparamsState)

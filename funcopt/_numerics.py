@@ -1,11 +1,14 @@
 """Arithmetic that several leaf rules share, in torch's order of operations."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from funcopt._tree import is_static, weak
 
@@ -17,7 +20,24 @@ def lerp(start: jax.Array, end: jax.Array, weight: Any) -> jax.Array:
         return end - (end - start) * (1 - weight) if near_end else start + weight * (end - start)
     # Chosen once, where both forms would be computed for each element.
     factor = jnp.where(near_end, weight - 1, weight)
-    return jnp.where(near_end, end, start) + factor * (end - start)
+    return choose(near_end, end, start) + factor * (end - start)
+
+
+def choose(condition: Any, yes: Any, no: jax.Array) -> jax.Array:
+    """`jnp.where` for a scalar condition: `yes`, an array or a number, or else `no`, whose sharding the result has."""
+    return lax.select(condition, yes if jnp.ndim(yes) else jnp.full_like(no, yes), no)
+
+
+def once(fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A function of the count that is computed once for all arrays with the same count: what has no array in it."""
+    last: list[Any] = []
+
+    def remembered(step: Any) -> Any:
+        if not last or last[0] is not step:
+            last[:] = step, fn(step)
+        return last[1]
+
+    return remembered
 
 
 def log(beta: Any) -> Any:
@@ -27,17 +47,52 @@ def log(beta: Any) -> Any:
     return math.log(beta) if beta > 0 else -math.inf
 
 
-def bias_correction(beta: Any, step: jax.Array) -> jax.Array:
-    """`1 - beta**step` for step >= 1, without the cancellation that costs float32 up to 1,800 ulp (beta 0.9999)."""
+def bias_correction(beta: Any, step: Any) -> jax.Array:
+    """`1 - beta**step` for a float step >= 1, without the cancellation that costs float32 1,800 ulp (beta 0.9999)."""
     return -jnp.expm1(step * log(beta))
 
 
 def filled(param: jax.Array, value: Any = 0.0) -> jax.Array:
-    """A new array of a parameter's shape and dtype; `value` fills both parts of a complex one, as in torch."""
-    return jnp.full(param.shape, value * (1 + 1j) if jnp.iscomplexobj(param) else value, param.dtype)
+    """A new array like a parameter, where the parameter is; `value` fills both parts of a complex one, as in torch."""
+    return jnp.full_like(param, value * (1 + 1j) if jnp.iscomplexobj(param) else value)
 
 
-def again(scalar: Any) -> Any:
+def zeros_along(param: jax.Array, axis: int) -> jax.Array:
+    """Zeros with one element along an axis, otherwise like a parameter, and sharded like it along its other axes."""
+    shape = list(param.shape)
+    shape[axis] = min(shape[axis], 1)
+    sharding = jax.typeof(param).sharding if isinstance(param, Tracer) else getattr(param, "sharding", None)
+    if isinstance(sharding, NamedSharding) and not sharding.mesh.empty:
+        spec = [*sharding.spec, *[None] * (param.ndim - len(sharding.spec))]
+        spec[axis] = None
+        return jnp.zeros(shape, param.dtype, device=sharding.update(spec=PartitionSpec(*spec)))
+    return _beside(param, jnp.zeros(shape, param.dtype))
+
+
+def number_like(param: jax.Array, value: Any) -> jax.Array:
+    """A float32 scalar that belongs to a parameter, on its device where that is one."""
+    return _beside(param, jnp.full((), value, jnp.float32))
+
+
+def _beside(param: jax.Array, new: jax.Array) -> jax.Array:
+    """What belongs to a parameter on the device, and in the kind of memory, that the parameter was put on."""
+    sharding = None if isinstance(param, Tracer) else getattr(param, "sharding", None)
+    return jax.device_put(new, sharding) if isinstance(sharding, SingleDeviceSharding) and param.committed else new
+
+
+@jax.custom_jvp
+def root(x: jax.Array) -> jax.Array:
+    """The square root, whose derivative at 0 is 0: so are those of an update where a gradient is 0, and not NaN."""
+    return jnp.sqrt(x)
+
+
+@root.defjvp
+def _root_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    y = root(*primals)
+    return y, jnp.where(y == 0, 0.0, tangents[0] / jnp.where(y == 0, 1.0, 2 * y))
+
+
+def recomputed(scalar: Any) -> Any:
     """The same number, which XLA takes for another one: what is computed from it is computed once more.
 
     For an intermediate that two results need. XLA:CPU would write it to memory, in full, to read it twice.

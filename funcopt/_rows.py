@@ -4,7 +4,6 @@ A transformation that treats each element alone, and leaves the rows without a g
 rows of gradient, state and parameter. Its cost is that of the rows, whatever the size of the table.
 """
 
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -75,19 +74,3 @@ def add_rows(param: Any, update: Any) -> Any:
         return RowSparse(param.indices, (param.values + update.values).astype(param.values.dtype))
     rows = take_rows(param, update.indices)
     return put_rows(param, update.indices, (rows + update.values).astype(rows.dtype))
-
-
-def refuse(**values: Any) -> Handling:
-    """The handling of a transformation for dense updates only."""
-    del values
-    return "refuse"
-
-
-def on_rows(**values: Any) -> Handling:
-    """The handling of a transformation that leaves rows without a gradient as they are."""
-    del values
-    return "rows"
-
-
-HandlingOf = Callable[..., Handling]
-"""Decides by a leaf's hyperparameters."""

@@ -52,13 +52,13 @@ def broadcast_prefix(prefix: PyTree, treedef: Any, *, owner: str, name: str, tup
         One value per leaf of `treedef`, in its order.
 
     Raises:
-        ValueError: if it is not a prefix; the message names the key path and both structures. What optax has masked
-            out fits anything.
+        ValueError: if it is not a prefix; the message names the key path and both structures. What has no leaves,
+            such as a part that optax has masked out, fits anything.
     """
     values: list[Any] = [None] * treedef.num_leaves
 
     def visit(path: tuple[Any, ...], value: PyTree, place: PyTree) -> None:
-        if isinstance(place, optax.MaskedNode):
+        if not jax.tree.leaves(place):
             return
         if is_array(value) or value is None or (tuples and is_tuple_value(value)):
             for index in jax.tree.leaves(place):
@@ -117,35 +117,55 @@ def per_leaf_step(step: PyTree, treedef: Any) -> PyTree:
     return treedef.unflatten([None if count is None else jnp.array(count) for count in counts])
 
 
-def advance(step: PyTree, updates: PyTree) -> PyTree:
+def advance(step: PyTree, updates: Sequence[Any], treedef: Any, holes: Sequence[bool]) -> PyTree:
     """Counts one more applied update, for the leaves that have one.
 
     As long as all leaves have the same history `step` is a scalar (or a prefix). The first update in which some
-    gradients are `None` and others not makes it a count per leaf.
+    gradients are `None` and others not makes it a count per leaf. Where there is no parameter nothing is missing.
     """
-    leaves, treedef = flatten(updates)
-    missing = [leaf is None for leaf in leaves]
+    missing = [leaf is None and not hole for leaf, hole in zip(updates, holes, strict=True)]
     if not any(missing):
         return jax.tree.map(optax.safe_increment, step)
-    if all(missing):
+    if all(leaf is None for leaf in updates):
         return step
     counts = treedef.flatten_up_to(per_leaf_step(step, treedef))
     return treedef.unflatten(
         [
-            count if absent or count is None else optax.safe_increment(count)
-            for count, absent in zip(counts, missing, strict=True)
+            count if leaf is None or count is None else optax.safe_increment(count)
+            for count, leaf in zip(counts, updates, strict=True)
         ]
     )
 
 
 def with_step_per_leaf(state: PyTree) -> PyTree:
-    """Gives each leaf a count of its own in every state that counts updates, for histories that are about to differ."""
+    """Gives each leaf a count of its own in every state that counts updates, for histories that are about to differ.
+
+    By itself a state gets that form at the first update in which some gradients are `None`. A loop whose carry cannot
+    change its structure, such as `lax.scan`, starts with it.
+
+    Args:
+        state: state of any transformation.
+
+    Returns:
+        The same state, with a tree of counts in place of each `step`.
+
+    Example:
+        >>> import funcopt, jax.numpy as jnp
+        >>> state = funcopt.with_step_per_leaf(funcopt.adam(1e-3).init({"a": jnp.ones(2), "b": jnp.ones(3)}))
+        >>> state.step
+        {'a': Array(0, dtype=int32), 'b': Array(0, dtype=int32)}
+    """
 
     def visit(node: PyTree) -> PyTree:
         fields = getattr(node, "_fields", ())
         if "step" in fields:
-            moments = next(getattr(node, name) for name in fields if name != "step")
-            return node._replace(step=per_leaf_step(node.step, flatten(moments)[1]))
+            moments = [flatten(getattr(node, name)) for name in fields if name != "step"]
+            treedef = moments[0][1]
+            counts = treedef.flatten_up_to(per_leaf_step(node.step, treedef))
+            kept = [any(own[i] is not None for own, _ in moments) for i in range(treedef.num_leaves)]
+            # Where nothing is kept there is no parameter, unless the algorithm keeps nothing of any.
+            counts = [count if has or not any(kept) else None for count, has in zip(counts, kept, strict=True)]
+            return node._replace(step=treedef.unflatten(counts))
         children, treedef = jax.tree.flatten(node, is_leaf=lambda x: x is not node)
         return node if is_array(node) else treedef.unflatten([visit(x) for x in children])
 
@@ -176,7 +196,13 @@ def to_compute(x: jax.Array) -> jax.Array:
     """
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         return jnp.stack([x.real, x.imag], axis=-1)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(compute_dtype(x.dtype))
+
+
+def compute_dtype(dtype: Any) -> Any:
+    """What a floating dtype is computed in: float32, or itself where it is wider."""
+    narrow = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+    return jnp.float32 if narrow else dtype
 
 
 def from_compute(x: jax.Array, dtype: Any) -> jax.Array:
@@ -186,7 +212,7 @@ def from_compute(x: jax.Array, dtype: Any) -> jax.Array:
     return lax.convert_element_type(x, dtype)
 
 
-def complaint_unless_floating(leaf: Any) -> str:
+def refuse_unless_floating(leaf: Any) -> str:
     """What a leaf must be that no gradient step can change in place, an integer or a boolean; "" for the others."""
     dtype = jnp.result_type(leaf)
     if jnp.issubdtype(dtype, jnp.inexact):
@@ -194,17 +220,75 @@ def complaint_unless_floating(leaf: Any) -> str:
     return f"floating or complex, got {dtype}; leave it out with funcopt.masked, or put None in its place"
 
 
-def complaint_unless_real(leaf: Any) -> str:
+def refuse_unless_real(leaf: Any) -> str:
     """What a leaf must be that is no real floating array; "" for the others."""
     dtype = jnp.result_type(leaf)
     if jnp.issubdtype(dtype, jnp.complexfloating):
         return f"real, got {dtype}; give it another algorithm with funcopt.partition"
-    return complaint_unless_floating(leaf)
+    return refuse_unless_floating(leaf)
 
 
-def check_params(leaves: Sequence[Any], treedef: Any, owner: str, complaint: Callable[[Any], str]) -> None:
-    """Refuses parameters that an algorithm cannot update; `complaint` is that of `leafwise`."""
-    complaints = treedef.unflatten([None if leaf is None else complaint(leaf) for leaf in leaves])
-    for path, text in jax.tree_util.tree_leaves_with_path(complaints):
+def check_params(leaves: Sequence[Any], treedef: Any, owner: str, refuse: Callable[[Any], str]) -> None:
+    """Refuses parameters that an algorithm cannot update: `refuse` says of one what it must be, "" if it is."""
+    reasons = treedef.unflatten([None if leaf is None else refuse(leaf) for leaf in leaves])
+    for path, text in jax.tree_util.tree_leaves_with_path(reasons):
         if text:
             raise ValueError(f"{owner}: parameter {jax.tree_util.keystr(path) or '(the only one)'} must be {text}")
+
+
+def is_one_value(prefix: PyTree, *, tuples: bool = False) -> bool:
+    """Whether a prefix is one value for all."""
+    return prefix is None or is_array(prefix) or (tuples and is_tuple_value(prefix))
+
+
+def any_value(prefix: PyTree, *, tuples: bool = False) -> Any:
+    """One of a prefix's values."""
+    if is_one_value(prefix, tuples=tuples):
+        return weak(prefix)
+    values = jax.tree.leaves(prefix, is_leaf=is_tuple_value if tuples else None)
+    return weak(values[0]) if values else None
+
+
+def path_of(treedef: Any, index: int) -> str:
+    """The key path of a leaf, as messages write it."""
+    paths = jax.tree_util.tree_leaves_with_path(treedef.unflatten(range(treedef.num_leaves)))
+    return jax.tree_util.keystr(paths[index][0])
+
+
+def first_difference(tree: PyTree, like: PyTree) -> tuple[str, str, str]:
+    """Where two trees part, from the top: the key path, and what each of them has there."""
+
+    def visit(path: tuple[Any, ...], a: PyTree, b: PyTree) -> tuple[str, str, str] | None:
+        if a is None or is_rows(a) or is_array(a):
+            return None
+        children, shape = jax.tree_util.tree_flatten_with_path(a, is_leaf=lambda x: x is not a)
+        others, other_shape = jax.tree.flatten(b, is_leaf=lambda x: x is not b)
+        if shape != other_shape:
+            return jax.tree_util.keystr(path), _outline(a), _outline(b)
+        for (key, child), other in zip(children, others, strict=True):
+            found = visit((*path, *key), child, other)
+            if found is not None:
+                return found
+        return None
+
+    return visit((), tree, like) or ("", _outline(tree), _outline(like))
+
+
+def _outline(tree: PyTree) -> str:
+    """A tree's first level in words."""
+    if isinstance(tree, dict):
+        return f"a dict with {', '.join(map(repr, tree))}" if tree else "an empty dict"
+    if is_array(tree):
+        return f"an array of shape {jnp.shape(tree)}" if hasattr(tree, "shape") else repr(tree)
+    return f"a {type(tree).__name__} of {len(jax.tree.leaves(tree, is_leaf=lambda x: x is not tree))}"
+
+
+def refuse_sharded_types(owner: str, leaves: Sequence[Any], fix: str) -> None:
+    """Refuses arrays whose type says that they are sharded (`AxisType.Explicit`), for what makes one vector of them."""
+    for leaf in leaves:
+        spec = getattr(getattr(jax.typeof(leaf), "sharding", None), "spec", None)
+        if spec is not None and any(axis is not None for axis in spec):
+            raise ValueError(
+                f"{owner}: arrays must not be sharded by their types, since one vector has no such sharding, got "
+                f"{spec}; {fix}"
+            )

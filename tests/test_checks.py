@@ -101,5 +101,5 @@ def test_tree_errors_name_the_path_and_both_structures() -> None:
 def test_update_without_parameters_says_what_is_missing() -> None:
     tx = funcopt.adamw()
     params = {"a": jnp.ones(2)}
-    with pytest.raises(ValueError, match=r"add_decayed_weights: update needs the parameters; call update\(updates"):
+    with pytest.raises(ValueError, match=r"adamw: update needs the parameters; call update\(updates"):
         tx.update(params, tx.init(params))

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,13 +12,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # From low to high, without `funcopt.`; a layer imports itself and what stands above it here. What is not named belongs
-# to its package. `_base` is to be `kinds` and `rule`, `_optax_state` to be `interop_optax`, and the complete optimizers
-# of `transforms` to be `algorithms`.
+# to its package.
 LAYERS = (
-    ("_checks", "_rows", "_tree", "_numerics"),
+    ("_checks", "_flax", "_names", "_numerics", "_rows", "_tree"),
     ("kinds",),
-    ("rule", "_base"),
-    ("algorithms", "transforms", "schedules", "_inspect", "interop_optax", "_optax_state"),
+    ("_program",),
+    ("_lift",),
+    ("rule",),
+    ("algorithms", "transforms", "schedules", "_inspect", "_catalogue", "interop_optax"),
     ("groups",),
     ("config._read", "config._spec", "config._optimizers"),
     ("config._registry",),
@@ -29,7 +31,7 @@ LAYERS = (
 )
 # The bridge stands beside them: what it sees, and who sees it.
 BRIDGE = "torch_bridge"
-BELOW_BRIDGE = (*LAYERS[0], *LAYERS[1], *LAYERS[2], "algorithms", "transforms")
+BELOW_BRIDGE = (*itertools.chain(*LAYERS[:5]), "algorithms", "transforms")
 ABOVE_BRIDGE = ("config._build", "")
 # Importing funcopt imports no torch, so these import the bridge when it is asked for.
 LATE = {("funcopt", "funcopt.torch_bridge"), ("funcopt.config._build", "funcopt.torch_bridge")}

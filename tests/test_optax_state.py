@@ -57,7 +57,7 @@ def test_runs_go_on(name: str) -> None:
 
 def test_errors() -> None:
     adam, sgd = optax.adam(0.1).init(PARAMS), optax.sgd(0.1, 0.9).init(PARAMS)
-    with pytest.raises(ValueError, match=r"same parts, got \['TraceState'\] for \['ScaleByAdamState'\]"):
+    with pytest.raises(ValueError, match=r"same parts, got \['TraceState'\] for \['AdamState'\]"):
         funcopt.from_optax_state(sgd, funcopt.adam().init(PARAMS))
     with pytest.raises(ValueError, match=r"mu must have shapes \[\(7,\)\], got \[\(2,\), \(3, 2\)\]"):
         funcopt.from_optax_state(adam, funcopt.adam().init(jnp.ones(7)))

@@ -6,14 +6,14 @@ from typing import Any
 import optax
 
 from funcopt import _checks
-from funcopt._base import GradientTransformation, GradientTransformationExtraArgs, chain
 from funcopt._checks import is_schedule
+from funcopt._names import nearest
 from funcopt.config._spec import OptimizerSpec, Wrapper
 from funcopt.config.dialects.timm_optimizers import lookahead
 from funcopt.config.dialects.torch import IMPLEMENTATION, is_optimizer_class
 from funcopt.groups import Groups, Rule, group_params
 from funcopt.groups._algorithms import arguments_of, name_of
-from funcopt.groups._names import nearest
+from funcopt.rule import GradientTransformation, GradientTransformationExtraArgs, chain
 from funcopt.transforms import clip_by_global_norm, clip_by_value, reduce_lr_on_plateau
 
 

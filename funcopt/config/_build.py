@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from funcopt import _checks
-from funcopt._base import GradientTransformation
 from funcopt.config._assemble import assemble
 from funcopt.config._optimizers import Optimizers
 from funcopt.config._read import is_file, read_config
@@ -27,6 +26,7 @@ from funcopt.config.dialects.torch import (
 )
 from funcopt.groups._algorithms import arguments_of
 from funcopt.groups._params import list_params, unwrap
+from funcopt.rule import GradientTransformation
 
 _KEPT = ("params", "param_names", "name", "lr_mult", "decay_mult", "initial_lr")  # of a live optimizer's groups
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from funcopt import _checks
-from funcopt.groups._names import nearest
+from funcopt._names import nearest
 
 _SUFFIXES = (".json", ".yaml", ".yml")
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from funcopt import schedules
-from funcopt._base import Schedule
+from funcopt._names import nearest, simplify
 from funcopt.groups._algorithms import algorithms
-from funcopt.groups._names import nearest, simplify
+from funcopt.kinds import Schedule
 from funcopt.schedules import CycledSchedule
 
 T = TypeVar("T", bound=Callable[..., Any])

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from funcopt import _checks
-from funcopt._base import Schedule
 from funcopt.config._read import check_base_lr, read_config
 from funcopt.config.dialects import mmengine_schedule, scepter, swin, timm_schedule
 from funcopt.config.dialects.torch import is_scheduler, schedule_by_name, schedule_of
+from funcopt.kinds import Schedule
 
 
 def build_schedule(

@@ -1,26 +1,20 @@
-"""The optimizers that can be named: every complete one that funcopt has, found in its public names."""
+"""The optimizers that can be named: every complete one that funcopt has, as `funcopt.algorithms` lists them."""
 
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from funcopt import _checks, transforms
-from funcopt._base import GradientTransformation
+from funcopt import _catalogue, _checks
 from funcopt._names import nearest, simplify
+from funcopt.rule import GradientTransformation
 
 Factory: TypeAlias = Callable[..., GradientTransformation]
 Algorithm: TypeAlias = str | Factory
 
 
 def algorithms() -> dict[str, Factory]:
-    """Optimizers by name: the functions with a learning rate that are complete, and so have a bare noun for a name."""
-    return {
-        name: value
-        for name, value in vars(transforms).items()
-        if inspect.isfunction(value)
-        and not name.startswith("scale_by_")
-        and "lr" in inspect.signature(value).parameters
-    }
+    """Optimizers by name: the functions that make them."""
+    return {name: algorithm.factory for name, algorithm in _catalogue.algorithms().items()}
 
 
 def find_algorithm(algorithm: Algorithm) -> Factory:

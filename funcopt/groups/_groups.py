@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from funcopt._base import Hyperparameter, PyTree
 from funcopt._names import nearest
 from funcopt.groups._algorithms import Algorithm, Factory, arguments_of, bind, find_algorithm, name_of
 from funcopt.groups._explain import Table, make_table
@@ -15,6 +14,8 @@ from funcopt.groups._params import is_tensor, list_params, param_tree, unwrap
 from funcopt.groups._prefix import MULTIPLIER_OF, NOT_GIVEN, columns_of, joint_prefixes, shortest_prefix
 from funcopt.groups._resolve import Assignment, Settings, resolve
 from funcopt.groups._rule import Rule
+from funcopt.kinds import Hyperparameter
+from funcopt.rule import PyTree
 
 
 class Group(NamedTuple):

@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 import jax
 import optax
 
-from funcopt._base import GradientTransformation, GradientTransformationExtraArgs, PyTree
 from funcopt._tree import with_step_per_leaf
 from funcopt.groups._algorithms import Factory, arguments_of, bind, name_of
+from funcopt.rule import GradientTransformation, GradientTransformationExtraArgs, PyTree
 from funcopt.transforms import partition
 
 FROZEN = "frozen"

@@ -9,10 +9,10 @@ from typing import Any
 
 import jax
 
-from funcopt._base import PyTree
 from funcopt._flax import nnx
 from funcopt._names import nearest
 from funcopt.groups._kinds import class_names, kinds_of
+from funcopt.rule import PyTree
 
 # Wrappers that add a segment to every name: DistributedDataParallel and flax's variable collections as the first one,
 # torch.compile, FSDP and activation checkpointing anywhere.

@@ -7,10 +7,10 @@ from typing import Any
 import jax
 
 from funcopt import _checks
-from funcopt._base import PyTree
 from funcopt._checks import is_schedule
 from funcopt.groups._algorithms import Factory, arguments_of, name_of
 from funcopt.groups._resolve import Settings
+from funcopt.rule import PyTree
 from funcopt.schedules import scale
 
 NOT_GIVEN = inspect.Parameter.empty

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from funcopt import _checks
-from funcopt._base import Hyperparameter
 from funcopt._names import nearest
 from funcopt.groups._algorithms import Algorithm, find_algorithm, name_of
 from funcopt.groups._kinds import KINDS
 from funcopt.groups._params import Param
+from funcopt.kinds import Hyperparameter
 
 
 class Rule:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from funcopt import _checks
-from funcopt._base import Schedule
 from funcopt.groups._params import Param, list_params
 from funcopt.groups._rule import Rule
+from funcopt.kinds import Schedule
 from funcopt.schedules import by_epoch, multi_step_lr, ramp
 
 _CONVOLUTIONS = ("Conv1d", "Conv2d", "Conv3d")

@@ -3,8 +3,8 @@
 from typing import Any
 
 from funcopt import _checks
-from funcopt._base import Schedule
 from funcopt._checks import is_traced
+from funcopt.kinds import Schedule
 from funcopt.schedules._arguments import Value, as_count, as_value
 from funcopt.schedules._formula import as_schedule, as_steps, namespace, to_value
 

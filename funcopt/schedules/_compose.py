@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from funcopt import _checks
-from funcopt._base import Schedule
 from funcopt._checks import is_traced
+from funcopt.kinds import Schedule
 from funcopt.schedules._arguments import Value, as_value
 from funcopt.schedules._formula import as_schedule, as_steps, namespace, to_value, value_at, where
 from funcopt.schedules._step import check_milestones

@@ -3,7 +3,7 @@
 import math
 
 from funcopt import _checks
-from funcopt._base import Schedule
+from funcopt.kinds import Schedule
 from funcopt.schedules._arguments import Value, as_length, as_value
 from funcopt.schedules._formula import formula, lerp
 

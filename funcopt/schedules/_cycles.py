@@ -3,7 +3,7 @@
 from typing import Any
 
 from funcopt import _checks
-from funcopt._base import Schedule
+from funcopt.kinds import Schedule
 from funcopt.schedules._arguments import Value, as_count, as_length, as_value
 from funcopt.schedules._formula import count_reached, formula, power, where
 from funcopt.schedules._shape import Shape, check_shape, travel

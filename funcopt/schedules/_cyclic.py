@@ -6,8 +6,8 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from funcopt import _checks
-from funcopt._base import Schedule
 from funcopt._checks import is_traced
+from funcopt.kinds import Schedule
 from funcopt.schedules._arguments import Value, as_count, as_length, as_value
 from funcopt.schedules._formula import call_each, formula, power, progress, where
 from funcopt.schedules._lambda import check_function

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from funcopt import _checks
-from funcopt._base import Schedule
 from funcopt._checks import is_traced
+from funcopt.kinds import Schedule
 from funcopt.schedules._arguments import as_length
 from funcopt.schedules._formula import as_schedule
 

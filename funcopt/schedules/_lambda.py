@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from funcopt import _checks
-from funcopt._base import Schedule
 from funcopt._checks import is_traced
+from funcopt.kinds import Schedule
 from funcopt.schedules._adjust import scale
 from funcopt.schedules._arguments import Value, as_length, as_value
 from funcopt.schedules._formula import as_array, as_steps, call_each, formula, namespace, to_value

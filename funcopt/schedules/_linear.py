@@ -1,7 +1,7 @@
 """Schedules along a line or a power of it: constant and linear factors for the first steps, polynomial decay."""
 
 from funcopt import _checks
-from funcopt._base import Schedule
+from funcopt.kinds import Schedule
 from funcopt.schedules._arguments import Value, as_length, as_value
 from funcopt.schedules._formula import formula, lerp, progress, where
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcopt import _checks
-from funcopt._base import Schedule
 from funcopt._checks import is_traced
+from funcopt.kinds import Schedule
 from funcopt.schedules._arguments import Value, as_length, as_value
 from funcopt.schedules._formula import call_each, formula, namespace, progress
 

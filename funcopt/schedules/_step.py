@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from funcopt import _checks
-from funcopt._base import Schedule
+from funcopt.kinds import Schedule
 from funcopt.schedules._arguments import Value, as_length, as_value
 from funcopt.schedules._formula import count_reached, formula, power
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from funcopt import _checks
-from funcopt._base import Schedule
+from funcopt.kinds import Schedule
 from funcopt.schedules._arguments import Value, as_length, as_value
 from funcopt.schedules._compose import join
 from funcopt.schedules._formula import as_schedule, formula, namespace, value_at

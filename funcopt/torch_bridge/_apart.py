@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
-from funcopt._base import PyTree
+from funcopt.rule import PyTree
 
 
 def compute_apart(fun: Callable[..., PyTree], label: Callable[[PyTree], PyTree], *arguments: PyTree) -> PyTree:

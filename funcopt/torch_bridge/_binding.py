@@ -17,8 +17,8 @@ import numpy as np
 import optax
 
 from funcopt import _checks
-from funcopt._base import GradientTransformation, GradientTransformationExtraArgs, PyTree, chain
 from funcopt._tree import has_schedule
+from funcopt.rule import GradientTransformation, GradientTransformationExtraArgs, PyTree, chain
 from funcopt.torch_bridge._groups import PerGroup
 from funcopt.transforms import scale_by_multipliers
 

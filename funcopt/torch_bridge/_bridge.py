@@ -15,8 +15,8 @@ from typing import Any, Literal
 import torch
 
 from funcopt import _checks
-from funcopt._base import GradientTransformation
 from funcopt._tree import at_step, has_schedule
+from funcopt.rule import GradientTransformation
 from funcopt.torch_bridge import _buffers, _matching
 from funcopt.torch_bridge._binding import Binding
 from funcopt.torch_bridge._holdings import Gradients, Holdings

@@ -12,8 +12,8 @@ import optax
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
 from funcopt import _checks
-from funcopt._base import PyTree
 from funcopt._tree import flatten, is_array
+from funcopt.rule import PyTree
 from funcopt.torch_bridge import _state_dict
 from funcopt.torch_bridge._groups import GroupLeaves, is_group_leaves
 from funcopt.torch_bridge._parts import Part, Place, plain_part

@@ -27,9 +27,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcopt._base import PyTree, apply_updates
 from funcopt._rows import is_rows
 from funcopt._tree import weak, with_step_per_leaf
+from funcopt.rule import PyTree, apply_updates
 from funcopt.torch_bridge import _fusion
 from funcopt.torch_bridge._apart import compute_apart
 from funcopt.torch_bridge._binding import Binding, Layout

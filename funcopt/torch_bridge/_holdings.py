@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from funcopt._base import ElementwiseTransformation, PyTree
+from funcopt.rule import ElementwiseTransformation, PyTree
 from funcopt.torch_bridge import _buffers, _matching, _state_dict
 from funcopt.torch_bridge._binding import Binding, Layout
 from funcopt.torch_bridge._engine import Engine, Update

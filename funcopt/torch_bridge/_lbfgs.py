@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from funcopt.algorithms._lbfgs_machine import LbfgsState, Machine, Options, start, transition
 from funcopt.torch_bridge import _buffers
 from funcopt.torch_bridge._buffers import Device
 from funcopt.torch_bridge._engine import enable_x64
-from funcopt.transforms._lbfgs_machine import LbfgsState, Machine, Options, start, transition
 
 _transition: Callable[..., Machine] = jax.jit(transition, donate_argnums=0)
 

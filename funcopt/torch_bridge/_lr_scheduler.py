@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 import torch
 
 from funcopt import _checks
-from funcopt._base import Schedule
 from funcopt._checks import is_schedule
 from funcopt._tree import at_step
+from funcopt.kinds import Schedule
 from funcopt.torch_bridge._bridge import TorchBridge
 
 Value: TypeAlias = Schedule | float | tuple[Schedule | float, ...]

@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from jax.tree_util import DictKey, GetAttrKey
 
-from funcopt._base import PyTree
 from funcopt._tree import flatten, is_array, is_none, per_leaf_step, with_step_per_leaf
+from funcopt.rule import PyTree, keys_of
 from funcopt.torch_bridge._buffers import Device, borrow_as_torch, copy_borrowed, copy_to_jax
 from funcopt.torch_bridge._groups import GroupLeaves, PerGroup, is_group_leaves
 from funcopt.torch_bridge._parts import Member, Part, Place
-from funcopt.transforms import AsgdState, RpropState, ScaleBySparseAdamState, TraceState
 
 SHOWN = "hyperparams."
 """Names of scheduled values begin with it: they show what the last update used, and no later update reads them."""
@@ -138,27 +137,24 @@ def _is_flat(part: Part, leaf: Any) -> bool:
 
 
 def _is_special(node: object) -> bool:
-    return isinstance(node, TraceState | ScaleBySparseAdamState | AsgdState | RpropState)
+    return keys_of(node) is not None
 
 
 def _as_torch_keeps(node: PyTree) -> PyTree:
-    """A few classes have a way of their own.
-
-    SparseAdam's count is an int. ASGD and Rprop take the learning rate of a parameter's first update, so there is no
-    state before it. Neither has SGD, whose momentum is undampened then; it has no count at all.
-    """
-    if isinstance(node, ScaleBySparseAdamState):
-        return node._replace(step=jax.tree.map(int, node.step))
-    if not isinstance(node, TraceState | AsgdState | RpropState):
+    """A state whose definition says how torch's checkpoints differ from it, as these have it."""
+    keys = keys_of(node)
+    if keys is None:
         return node
+    if not keys.from_first_update:
+        return node._replace(step=jax.tree.map(keys.step, node.step))
     moments = {name: getattr(node, name) for name in node._fields if name != "step"}
     steps = per_leaf_step(node.step, flatten(next(iter(moments.values())))[1])
 
     def where_started(tree: PyTree) -> PyTree:
-        return jax.tree.map(lambda x, step: x if int(step) > 0 else None, tree, steps, is_leaf=is_none)
+        return jax.tree.map(lambda x, step: None if x is None or int(step) == 0 else x, tree, steps, is_leaf=is_none)
 
-    fields = moments if isinstance(node, TraceState) else {"step": steps, **moments}
-    return {name: where_started(tree) for name, tree in fields.items()}
+    fields = {name: where_started(tree) for name, tree in moments.items()}
+    return fields if keys.step is None else {"step": where_started(steps), **fields}
 
 
 def write_entries(

@@ -2,8 +2,8 @@
 
 import jax
 
-from funcopt._base import PyTree
-from funcopt.transforms._asgd import AsgdState
+from funcopt.algorithms._asgd import AsgdState
+from funcopt.rule import PyTree
 from funcopt.transforms._params_ema import ParamsEmaState
 
 

@@ -9,21 +9,32 @@ optax's clip_by_global_norm has no 1e-6 and no other norms.
 import functools
 import math
 import operator
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from funcopt import _checks
-from funcopt._base import (
-    ElementwiseTransformation,
-    GradientTransformationExtraArgs,
-    Hyperparameter,
-    PyTree,
-    leafwise,
-    scheduled,
-)
-from funcopt._rows import coalesce, is_rows, on_rows
+from funcopt._numerics import root
+from funcopt._rows import coalesce, is_rows
+from funcopt._tree import compute_dtype, from_compute, weak
+from funcopt.kinds import Hyperparameter, NonNegative, fixed
+from funcopt.rule import PyTree, Rule, transformation
+
+NormType: TypeAlias = Annotated[Hyperparameter, fixed(_checks.POSITIVE)]
+
+
+def _partial_norm(x: jax.Array, norm_type: Any) -> jax.Array:
+    """What an array adds to a norm, before the root."""
+    if norm_type == math.inf:
+        return jnp.max(x, initial=0.0)
+    return jnp.sum(x * x) if norm_type == 2 else jnp.sum(x**norm_type)
+
+
+def _root_of(total: jax.Array, norm_type: Any) -> jax.Array:
+    if norm_type == math.inf:
+        return total
+    return root(total) if norm_type == 2 else total ** (1 / norm_type)
 
 
 def global_norm(updates: PyTree, norm_type: float = 2.0) -> jax.Array:
@@ -43,25 +54,14 @@ def global_norm(updates: PyTree, norm_type: float = 2.0) -> jax.Array:
     """
     leaves = [coalesce(leaf).values if is_rows(leaf) else leaf for leaf in jax.tree.leaves(updates, is_leaf=is_rows)]
     magnitudes = [jnp.abs(jnp.asarray(leaf)) for leaf in leaves]
-    magnitudes = [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in magnitudes if x.size]
-    if not magnitudes:
+    parts = [_partial_norm(x.astype(compute_dtype(x.dtype)), norm_type) for x in magnitudes]
+    if not parts:
         return jnp.zeros(())
-    if norm_type == math.inf:
-        return functools.reduce(jnp.maximum, [jnp.max(x) for x in magnitudes])
-    if norm_type == 2:
-        return jnp.sqrt(functools.reduce(operator.add, [jnp.sum(x * x) for x in magnitudes]))
-    return functools.reduce(operator.add, [jnp.sum(x**norm_type) for x in magnitudes]) ** (1 / norm_type)
+    return _root_of(functools.reduce(jnp.maximum if norm_type == math.inf else operator.add, parts), norm_type)
 
 
-def _clip_norm_rule(update: jax.Array, *, max_norm: Any, norm: Any) -> jax.Array:
-    return update * jnp.minimum(max_norm / (norm + 1e-6), 1.0)
-
-
-def _clip_value_rule(update: jax.Array, *, clip_value: Any) -> jax.Array:
-    return jnp.clip(update, -clip_value, clip_value)
-
-
-def clip_by_global_norm(max_norm: Hyperparameter, norm_type: float = 2.0) -> GradientTransformationExtraArgs:
+@transformation()
+def clip_by_global_norm(max_norm: NonNegative, norm_type: NormType = 2.0) -> Rule:
     """Scales all updates down together when their global norm exceeds `max_norm`.
 
     Args:
@@ -76,23 +76,25 @@ def clip_by_global_norm(max_norm: Hyperparameter, norm_type: float = 2.0) -> Gra
         >>> import funcopt
         >>> tx = funcopt.chain(funcopt.clip_by_global_norm(1.0), funcopt.adamw(1e-3))
     """
-    owner = "clip_by_global_norm"
-    _checks.check_hyperparam(owner, "max_norm", max_norm, _checks.NON_NEGATIVE)
-    _checks.check_number(owner, "norm_type", norm_type, _checks.POSITIVE)
 
-    def make(max_norm: Hyperparameter) -> GradientTransformationExtraArgs:
-        def clip(norm: Any) -> GradientTransformationExtraArgs:
-            return leafwise(owner, _clip_norm_rule, {"max_norm": max_norm, "norm": norm}, rows=on_rows)
+    def total(g: jax.Array, *, dtype: Any) -> jax.Array:
+        # Of a complex number the magnitude counts, and not its parts.
+        x = from_compute(g, jnp.promote_types(dtype, jnp.complex64)) if _is_complex(dtype) else g
+        return _partial_norm(jnp.abs(x), norm_type)
 
-        def update(updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any) -> tuple[PyTree, PyTree]:
-            return clip(global_norm(updates, norm_type)).update(updates, state, params, **extra)
+    def update(g: jax.Array, *, total: Any) -> jax.Array:
+        norm = weak(_root_of(total, norm_type))
+        return g * jnp.minimum(max_norm / (norm + 1e-6), 1.0)
 
-        return ElementwiseTransformation(clip(0.0).init, update)
-
-    return scheduled(make, {"max_norm": max_norm})
+    return Rule(update, total=total, join=jnp.maximum if norm_type == math.inf else jnp.add, rows="rows")
 
 
-def clip_by_value(clip_value: Hyperparameter) -> GradientTransformationExtraArgs:
+def _is_complex(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.complexfloating)
+
+
+@transformation()
+def clip_by_value(clip_value: NonNegative) -> Rule:
     """Bounds each element of the updates to `[-clip_value, clip_value]`.
 
     Args:
@@ -101,10 +103,4 @@ def clip_by_value(clip_value: Hyperparameter) -> GradientTransformationExtraArgs
     Returns:
         The transformation.
     """
-    owner = "clip_by_value"
-    _checks.check_hyperparam(owner, "clip_value", clip_value, _checks.NON_NEGATIVE)
-
-    def make(clip_value: Hyperparameter) -> GradientTransformationExtraArgs:
-        return leafwise(owner, _clip_value_rule, {"clip_value": clip_value}, rows=on_rows)
-
-    return scheduled(make, {"clip_value": clip_value})
+    return Rule(lambda u: jnp.clip(u, -clip_value, clip_value), rows="rows")

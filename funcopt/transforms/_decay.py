@@ -6,34 +6,13 @@ In front of an algorithm this is the L2 penalty's gradient; behind it, in front 
 weight decay (Loshchilov and Hutter, 2019).
 """
 
-from typing import Any
-
-import jax
-
-from funcopt import _checks
-from funcopt._base import GradientTransformationExtraArgs, Hyperparameter, leafwise, scheduled
-from funcopt._rows import Handling
-from funcopt._tree import is_static
+from funcopt.algorithms._frame import decay_rows, decayed, is_zero
+from funcopt.kinds import Flag, NonNegative
+from funcopt.rule import Rule, transformation
 
 
-def _off(weight_decay: Any, mask: bool) -> bool:
-    return not mask or (is_static(weight_decay) and weight_decay == 0)
-
-
-def decay_rule(update: jax.Array, *, param: jax.Array, weight_decay: jax.Array | float, mask: bool = True) -> jax.Array:
-    """The rule of the module's head."""
-    # As in torch, a plain 0 leaves the update alone, where 0 * inf would make it NaN.
-    return update if _off(weight_decay, mask) else update + weight_decay * param
-
-
-def decay_rows(*, weight_decay: Any, mask: bool = True) -> Handling:
-    """Decay would change all rows. A traced number is let through: the bridge checks that it is 0, as torch does."""
-    return "refuse" if is_static(weight_decay) and not _off(weight_decay, mask) else "rows"
-
-
-def add_decayed_weights(
-    weight_decay: Hyperparameter = 0.0, mask: Hyperparameter = True
-) -> GradientTransformationExtraArgs:
+@transformation()
+def add_decayed_weights(weight_decay: NonNegative = 0.0, mask: Flag = True) -> Rule:
     """Adds `weight_decay` times the parameter to the update.
 
     Args:
@@ -42,20 +21,13 @@ def add_decayed_weights(
             `funcopt.masked` instead.
 
     Returns:
-        The transformation; its update needs the parameters.
+        The transformation; its update needs the parameters, unless the decay is a plain 0.
 
     Example:
         >>> import funcopt
         >>> tx = funcopt.chain(funcopt.add_decayed_weights({"w": 1e-4, "b": 0.0}), funcopt.adam(1e-3))
     """
-    owner = "add_decayed_weights"
-    _checks.check_hyperparam(owner, "weight_decay", weight_decay, _checks.NON_NEGATIVE)
-    _checks.check_flag(owner, "mask", mask)
-    if isinstance(mask, bool) and not mask:
-        weight_decay = 0.0  # a schedule of what is used nowhere would be state that reports it
-
-    def make(weight_decay: Hyperparameter) -> GradientTransformationExtraArgs:
-        hyperparams = {"weight_decay": weight_decay, "mask": mask}
-        return leafwise(owner, decay_rule, hyperparams, needs_params=True, rows=decay_rows)
-
-    return scheduled(make, {"weight_decay": weight_decay})
+    rate = weight_decay if mask else 0.0
+    if is_zero(rate):
+        return Rule(lambda u: u, rows="rows")
+    return Rule(lambda u, *, param: decayed(u, param, rate), rows=decay_rows(rate))

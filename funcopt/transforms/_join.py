@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from funcopt import _checks
-from funcopt._base import ElementwiseTransformation, GradientTransformation, PyTree
 from funcopt._rows import is_rows
-from funcopt._tree import flatten, is_none
+from funcopt._tree import flatten, is_none, refuse_sharded_types
+from funcopt.rule import ElementwiseTransformation, GradientTransformation, PyTree
 
 
 def join_small_leaves(
@@ -84,6 +84,7 @@ def _concatenate(leaves: Sequence[Any]) -> jax.Array | None:
             "join_small_leaves: leaves that are joined must all have a gradient, and of all their rows, or none; "
             "leave the others out with funcopt.masked, or keep them apart with within"
         )
+    refuse_sharded_types("join_small_leaves", leaves, "leave them out with funcopt.masked, or join within each shard")
     return jnp.concatenate([jnp.ravel(leaf) for leaf in leaves])
 
 

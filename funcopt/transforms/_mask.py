@@ -15,9 +15,9 @@ import numpy as np
 import optax
 
 from funcopt import _checks
-from funcopt._base import GradientTransformation, GradientTransformationExtraArgs, PyTree
 from funcopt._flax import unboxed
 from funcopt._names import nearest
+from funcopt.rule import GradientTransformation, GradientTransformationExtraArgs, PyTree
 
 
 def masked(inner: GradientTransformation, mask: PyTree | Callable[[PyTree], PyTree]) -> GradientTransformationExtraArgs:
@@ -45,6 +45,22 @@ def masked(inner: GradientTransformation, mask: PyTree | Callable[[PyTree], PyTr
         raise TypeError(f"masked: inner must be a transformation, got {inner!r}; call masked(inner, mask)")
     _check_transformation("masked", "inner", inner)
     return _on_params("masked", "mask", mask, _read_mask, lambda fn: optax.masked(inner, fn))
+
+
+def freeze(mask: PyTree | Callable[[PyTree], PyTree]) -> GradientTransformationExtraArgs:
+    """Stops what the mask says from moving: its updates become 0.
+
+    Args:
+        mask: prefix of booleans, True where nothing is to move, or a function from the parameters to one.
+
+    Returns:
+        The transformation.
+
+    Example:
+        >>> import funcopt
+        >>> tx = funcopt.chain(funcopt.sgd(0.1), funcopt.freeze({"stem": True, "head": False}))
+    """
+    return masked(optax.set_to_zero(), mask)
 
 
 def partition(

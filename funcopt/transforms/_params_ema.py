@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funcopt import _checks
-from funcopt._base import GradientTransformationExtraArgs, Hyperparameter, leafwise, scheduled
-from funcopt._numerics import lerp
+from funcopt._numerics import choose, lerp
 from funcopt._tree import from_compute, to_compute
+from funcopt.kinds import Unit
+from funcopt.rule import Rule, transformation
 
 
 class ParamsEmaState(NamedTuple):
@@ -24,20 +24,8 @@ class ParamsEmaState(NamedTuple):
     ema: Any  # tree like the parameters: their average
 
 
-def params_ema_rule(
-    update: jax.Array, ema: jax.Array, *, param: jax.Array, dtype: Any, step: jax.Array, decay: Any
-) -> tuple[jax.Array, jax.Array]:
-    """The rule of the module's head."""
-    new_param = to_compute(from_compute(param + update, dtype))
-    return update, jnp.where(step == 1, new_param, lerp(ema, new_param, 1 - decay))
-
-
-def _init_params_ema(param: jax.Array, **hyperparams: Any) -> tuple[jax.Array]:
-    del hyperparams
-    return (jnp.array(param, param.dtype),)
-
-
-def params_ema(decay: Hyperparameter = 0.999) -> GradientTransformationExtraArgs:
+@transformation()
+def params_ema(decay: Unit = 0.999) -> Rule:
     """Keeps an exponential moving average of the parameters and leaves the updates as they are; place it last.
 
     `averaged_params` gives it: that of `AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))`, updated
@@ -55,19 +43,12 @@ def params_ema(decay: Hyperparameter = 0.999) -> GradientTransformationExtraArgs
         >>> funcopt.averaged_params(tx.init({"w": 1.0}))
         {'w': Array(1., dtype=float32)}
     """
-    owner = "params_ema"
-    _checks.check_hyperparam(owner, "decay", decay, _checks.UNIT)
 
-    def make(decay: Hyperparameter) -> GradientTransformationExtraArgs:
-        return leafwise(
-            owner,
-            params_ema_rule,
-            {"decay": decay},
-            state=ParamsEmaState,
-            init_leaf=_init_params_ema,
-            needs_params=True,
-            needs_dtype=True,
-            rows=lambda **values: "dense",
-        )
+    def init(p: jax.Array) -> ParamsEmaState:
+        return ParamsEmaState(0, jnp.array(p, p.dtype))
 
-    return scheduled(make, {"decay": decay})
+    def update(u: jax.Array, s: ParamsEmaState, *, param: jax.Array, dtype: Any) -> tuple[jax.Array, ParamsEmaState]:
+        new = to_compute(from_compute(param + u, dtype))
+        return u, ParamsEmaState(s.step, choose(s.step == 1, new, lerp(s.ema, new, 1 - decay)))
+
+    return Rule(update, init, rows="dense")

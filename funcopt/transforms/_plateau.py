@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from funcopt import _checks, _tree
-from funcopt._base import ElementwiseTransformation, GradientTransformationExtraArgs, Hyperparameter, PyTree, leafwise
-from funcopt._rows import on_rows
+from funcopt._rows import RowSparse, is_rows
+from funcopt.kinds import Hyperparameter
+from funcopt.rule import GradientTransformationExtraArgs, Leaves, PyTree, program
 
 _OWNER = "reduce_lr_on_plateau"
 _NOT_GIVEN = object()
@@ -118,10 +119,10 @@ def reduce_lr_on_plateau(
     parts = jax.tree.structure(base_lr)
     floors = parts.unflatten(_tree.broadcast_prefix(min_lr, parts, owner=_OWNER, name="min_lr"))
 
-    def rescale(lr: PyTree) -> GradientTransformationExtraArgs:
+    def factors_of(lr: PyTree, treedef: Any) -> list[Any]:
         # A part with a learning rate of 0 does not move: its factor is 0, and not 0 / 0.
-        factors = jax.tree.map(lambda lr, base: lr / jnp.where(base == 0, 1.0, base), lr, base_lr)
-        return leafwise(_OWNER, lambda u, base_lr: base_lr * u, {"base_lr": factors}, rows=on_rows)
+        factors = jax.tree.map(lambda lr, base: _tree.weak(lr / jnp.where(base == 0, 1.0, base)), lr, base_lr)
+        return _tree.broadcast_prefix(factors, treedef, owner=_OWNER, name="base_lr")
 
     def reduced(due: jax.Array, lr: PyTree) -> PyTree:
         def reduce_part(lr: jax.Array, floor: Any) -> jax.Array:
@@ -131,14 +132,15 @@ def reduce_lr_on_plateau(
         return jax.tree.map(reduce_part, lr, floors)
 
     def init(params: PyTree) -> ReduceLrOnPlateauState:
-        rescale(base_lr).init(params)
+        leaves, treedef = _tree.flatten(params)
+        _tree.check_params(leaves, treedef, _OWNER, _tree.refuse_unless_floating)
+        factors_of(base_lr, treedef)
         lr = jax.tree.map(lambda base: jnp.array(base, dtype=float).reshape(()), base_lr)
         worst = jnp.array(math.inf if mode == "min" else -math.inf, dtype=float)
         return ReduceLrOnPlateauState(worst, _tree.zero_step(), _tree.zero_step(), lr)
 
-    def update(
-        updates: PyTree, state: Any, params: PyTree = None, *, value: Any = _NOT_GIVEN, **extra: Any
-    ) -> tuple[PyTree, ReduceLrOnPlateauState]:
+    def run(leaves: Leaves, state: Any, extra: dict[str, Any]) -> tuple[list[Any], ReduceLrOnPlateauState]:
+        value = extra.get("value", _NOT_GIVEN)
         if value is _NOT_GIVEN:
             raise ValueError(
                 f"{_OWNER}: update needs the metric; call update(updates, state, params, value=metric), with "
@@ -159,6 +161,13 @@ def reduce_lr_on_plateau(
                 cooldown=int(cooldown),
             )
             state = ReduceLrOnPlateauState(best, num_bad_epochs, cooldown_counter, reduced(due, state.lr))
-        return rescale(state.lr).update(updates, (), params, **extra)[0], state
+        factors = factors_of(state.lr, leaves.treedef)
+        return [_times(factor, u) for factor, u in zip(factors, leaves.updates, strict=True)], state
 
-    return ElementwiseTransformation(init, update)
+    return program(init, run, elementwise=True)
+
+
+def _times(factor: Any, update: Any) -> Any:
+    if update is None:
+        return None
+    return RowSparse(update.indices, factor * update.values) if is_rows(update) else factor * update

@@ -4,23 +4,13 @@ update = factor * update        scale, scale_by_multipliers
 update = -lr * update           scale_by_learning_rate
 """
 
-import jax
-
-from funcopt import _checks
-from funcopt._base import GradientTransformationExtraArgs, Hyperparameter, leafwise, scheduled
-from funcopt._rows import on_rows
-from funcopt._tree import is_static, map_prefix
+from funcopt._tree import is_static
+from funcopt.kinds import AnyNumber, NonNegative
+from funcopt.rule import Rule, transformation
 
 
-def _scale_rule(update: jax.Array, *, factor: jax.Array | float) -> jax.Array:
-    return update if is_static(factor) and factor == 1 else factor * update
-
-
-def _descend_rule(update: jax.Array, *, lr: jax.Array | float) -> jax.Array:
-    return -lr * update
-
-
-def scale(factor: Hyperparameter) -> GradientTransformationExtraArgs:
+@transformation()
+def scale(factor: AnyNumber) -> Rule:
     """Multiplies updates by a factor.
 
     Args:
@@ -33,13 +23,11 @@ def scale(factor: Hyperparameter) -> GradientTransformationExtraArgs:
         >>> import funcopt
         >>> ascend = funcopt.scale(-1.0)
     """
-    _checks.check_hyperparam("scale", "factor", factor, _checks.ANY_NUMBER)
-    return scheduled(
-        lambda factor: leafwise("scale", _scale_rule, {"factor": factor}, rows=on_rows), {"factor": factor}
-    )
+    return Rule(lambda u: u if is_static(factor) and factor == 1 else factor * u, rows="rows")
 
 
-def scale_by_multipliers(multipliers: Hyperparameter) -> GradientTransformationExtraArgs:
+@transformation()
+def scale_by_multipliers(multipliers: NonNegative) -> Rule:
     """Multiplies finished updates by a factor per part of the model; place it last.
 
     A smaller rate for the backbone is such a factor. It has to act on the update: a scaled *gradient* leaves Adam's
@@ -56,17 +44,11 @@ def scale_by_multipliers(multipliers: Hyperparameter) -> GradientTransformationE
         >>> multipliers = {"backbone": 0.1, "head": 1.0}
         >>> tx = funcopt.chain(funcopt.adamw(1e-3), funcopt.scale_by_multipliers(multipliers))
     """
-    owner = "scale_by_multipliers"
-    _checks.check_hyperparam(owner, "multipliers", multipliers, _checks.NON_NEGATIVE)
-    return scheduled(
-        lambda multipliers: leafwise(
-            owner, lambda u, multipliers: multipliers * u, {"multipliers": multipliers}, rows=on_rows
-        ),
-        {"multipliers": multipliers},
-    )
+    return Rule(lambda u: multipliers * u, rows="rows")
 
 
-def scale_by_learning_rate(lr: Hyperparameter) -> GradientTransformationExtraArgs:
+@transformation()
+def scale_by_learning_rate(lr: NonNegative) -> Rule:
     """Turns a direction into a descent step: multiplies by `-lr`.
 
     Args:
@@ -75,11 +57,4 @@ def scale_by_learning_rate(lr: Hyperparameter) -> GradientTransformationExtraArg
     Returns:
         The transformation.
     """
-    owner = "scale_by_learning_rate"
-    _checks.check_hyperparam(owner, "lr", lr, _checks.NON_NEGATIVE)
-    return scheduled(lambda lr: leafwise(owner, _descend_rule, {"lr": lr}, rows=on_rows), {"lr": lr})
-
-
-def ascend_where(maximize: Hyperparameter) -> GradientTransformationExtraArgs:
-    """Negates gradients where the flag `maximize` (or prefix of flags) is set, as torch does before all else."""
-    return scale(map_prefix(lambda flag: -1.0 if flag else 1.0, maximize))
+    return Rule(lambda u: -lr * u, rows="rows")

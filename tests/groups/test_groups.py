@@ -143,7 +143,7 @@ def test_hyperparams_of_a_rule_take_the_others_from_the_algorithm() -> None:
     assert hyperparams["betas"] == {"embed": default, "backbone": default, "head": (0.8, 0.9)}
     assert hyperparams["amsgrad"] == {"embed": True, "backbone": False, "head": False}
     state = funcopt.adamw(**hyperparams).init(numpy_tree())
-    assert state[2].max_exp_avg_sq["head"]["bias"] is None
+    assert state.max_exp_avg_sq["head"]["bias"] is None
 
 
 @pytest.mark.parametrize("algorithms", [False, True])

@@ -124,7 +124,7 @@ def test_names_may_be_given_and_masks_leave_gaps() -> None:
     state_dict = to_torch_state_dict(loop.state, loop.params, groups, NAMES)
     assert set(state_dict["state"]) == {0, 2}
     np.testing.assert_array_equal(
-        state_dict["state"][2]["exp_avg"].numpy(), loop.state.inner_state[2].exp_avg["head"]["weight"]
+        state_dict["state"][2]["exp_avg"].numpy(), loop.state.inner_state.exp_avg["head"]["weight"]
     )
     restored = from_torch_state_dict(state_dict, loop.tx.init(loop.params), loop.params, NAMES)
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), restored, loop.state))

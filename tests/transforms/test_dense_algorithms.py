@@ -19,8 +19,8 @@ from conformance._algorithms import ADAFACTOR, ASGD, MUON, MUON_WITHOUT_ITERATIO
 from conformance._jax import make_cell, run_in_jax
 from conformance._problem import STEPS, Problem, learning_rates, make_problem, worst_error
 from conformance._torch import TorchRun
-from funcopt.transforms._muon import newton_schulz
-from funcopt.transforms._radam import sma_length
+from funcopt.algorithms._muon import newton_schulz
+from funcopt.algorithms._radam import sma_length
 
 ULP = 2.0**-23
 DENSE = tuple(a for a in ALGORITHMS if not a.rows and a is not MUON_WITHOUT_ITERATIONS)
@@ -177,11 +177,11 @@ def test_what_torch_accepts_is_accepted(algorithm: Algorithm, options: dict[str,
         ),
         (
             lambda: funcopt.muon().init({"w": jnp.ones((2, 2)), "b": jnp.ones(2)}),
-            r"scale_by_muon: parameter \['b'\] must be a matrix, got shape \(2,\); .*funcopt.partition",
+            r"muon: parameter \['b'\] must be a matrix, got shape \(2,\); .*funcopt.partition",
         ),
         (
             lambda: funcopt.muon().init([jnp.ones((2, 2), complex)]),
-            r"scale_by_muon: parameter \[0\] must be real, got complex64; .*funcopt.partition",
+            r"muon: parameter \[0\] must be real, got complex64; .*funcopt.partition",
         ),
         (
             lambda: funcopt.adafactor().init([jnp.ones((2, 2), complex)]),
@@ -189,7 +189,7 @@ def test_what_torch_accepts_is_accepted(algorithm: Algorithm, options: dict[str,
         ),
         (
             lambda: funcopt.nadam().init({"w": jnp.ones(2, int)}),
-            r"scale: parameter \['w'\] must be floating or complex, got int32; .*funcopt.masked",
+            r"nadam: parameter \['w'\] must be floating or complex, got int32; .*funcopt.masked",
         ),
         (lambda: funcopt.averaged_params(funcopt.sgd().init(jnp.ones(2))), "averaged_params: state must contain .* 0"),
     ],

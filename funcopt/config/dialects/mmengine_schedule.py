@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 
 from funcopt import _checks
-from funcopt._base import Schedule
+from funcopt._names import nearest
 from funcopt.config._read import check_called, check_given, check_keys, name_of_type
 from funcopt.config.dialects.mmengine_plateau import PLATEAU, is_plateau
-from funcopt.groups._names import nearest
+from funcopt.kinds import Schedule
 from funcopt.schedules import (
     constant_lr,
     cosine_annealing_lr,

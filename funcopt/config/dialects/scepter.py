@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from funcopt import _checks
-from funcopt._base import Schedule
+from funcopt._names import simplify
 from funcopt.config._read import check_base_lr, check_given, check_keys
 from funcopt.config._registry import OPTIMIZERS, SCHEDULES
 from funcopt.config._spec import OptimizerSpec
 from funcopt.config.dialects.torch import schedule_by_name
-from funcopt.groups._names import simplify
+from funcopt.kinds import Schedule
 from funcopt.schedules import clip, ramp, warmup
 
 # As its classes have them, where torch's are others.

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from funcopt import _checks
-from funcopt._base import Schedule
 from funcopt.config._read import check_given
 from funcopt.config._registry import OPTIMIZERS
 from funcopt.config._spec import OptimizerSpec
 from funcopt.groups import swin_rules
+from funcopt.kinds import Schedule
 from funcopt.schedules import join, multi_step_lr, ramp, step_lr
 
 

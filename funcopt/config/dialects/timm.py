@@ -8,12 +8,12 @@ from typing import Any
 import jax
 
 from funcopt import _checks
+from funcopt._names import nearest
 from funcopt.config._registry import OPTIMIZERS
 from funcopt.config._spec import OptimizerSpec, Wrapper
 from funcopt.config.dialects import timm_schedule
 from funcopt.config.dialects.timm_optimizers import Once, adabelief, lion, rmsproptf, sgdw, takes_once
 from funcopt.groups import layer_decay_rules, weight_decay_rules
-from funcopt.groups._names import nearest
 from funcopt.groups._params import is_tensor, unwrap
 
 # timm's names that say more than the algorithm, and its defaults where they are not the algorithm's own.

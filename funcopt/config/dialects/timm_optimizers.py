@@ -9,23 +9,19 @@
 optax's parts take `betas`, `alpha` and `eps` once for all groups.
 """
 
-import functools
 import inspect
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from funcopt._base import (
-    ElementwiseTransformation,
-    GradientTransformationExtraArgs,
-    Hyperparameter,
-    PyTree,
-    chain,
-    leafwise,
-)
-from funcopt.transforms import add_decayed_weights, scale_by_learning_rate, trace
+from funcopt import _checks
+from funcopt._numerics import choose
+from funcopt.algorithms import trace
+from funcopt.kinds import Hyperparameter, Unit, integer
+from funcopt.rule import ElementwiseTransformation, GradientTransformationExtraArgs, PyTree, Rule, chain, transformation
+from funcopt.transforms import add_decayed_weights, scale_by_learning_rate
 
 
 def sgdw(
@@ -71,34 +67,33 @@ def rmsproptf(
     return chain(add_decayed_weights(weight_decay), direction, scale_by_learning_rate(lr), trace(momentum))
 
 
+Updates: TypeAlias = Annotated[Hyperparameter, integer(_checks.AT_LEAST_ONE)]
+
+
 class LookaheadState(NamedTuple):
     step: PyTree  # int32 (), or a prefix of them
     lookahead_slow_buff: PyTree  # the parameter's shape and dtype: slow weights, from the first synchronisation on
 
 
-def _lookahead_rule(
-    update: jax.Array, slow: jax.Array, *, param: jax.Array, step: jax.Array, alpha: float, k: int
-) -> tuple[jax.Array, jax.Array]:
-    fast = param + update
-    # As in timm, the slow weights begin where the fast ones are at the first synchronisation.
-    met = jnp.where(step <= k, fast, slow + alpha * (fast - slow))
-    due = step % k == 0
-    return jnp.where(due, met - param, update), jnp.where(due, met, slow)
-
-
-def lookahead(alpha: float = 0.5, k: int = 6) -> GradientTransformationExtraArgs:
+@transformation()
+def lookahead(alpha: Unit = 0.5, k: Updates = 6) -> Rule:
     """The `Lookahead` of timm, behind a complete optimizer: every `k` updates the weights go part of the way back.
 
     `optax.lookahead` evaluates at the slow weights, and its slow weights begin as the initial ones.
     """
-    return leafwise(
-        "lookahead",
-        functools.partial(_lookahead_rule, alpha=alpha, k=k),
-        {},
-        state=LookaheadState,
-        init_leaf=lambda param: (jnp.array(param),),
-        needs_params=True,
-    )
+
+    def init(p: jax.Array) -> LookaheadState:
+        return LookaheadState(0, jnp.array(p, p.dtype))
+
+    def update(u: jax.Array, s: LookaheadState, *, param: jax.Array) -> tuple[jax.Array, LookaheadState]:
+        fast = param + u
+        # As in timm, the slow weights begin where the fast ones are at the first synchronisation.
+        slow = s.lookahead_slow_buff
+        met = choose(s.step <= k, fast, slow + alpha * (fast - slow))
+        due = s.step % k == 0
+        return choose(due, met - param, u), LookaheadState(s.step, choose(due, met, slow))
+
+    return Rule(update, init)
 
 
 def takes_once(factory: Any) -> tuple[str, ...]:

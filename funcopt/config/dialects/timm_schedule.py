@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from funcopt import _checks
-from funcopt._base import Schedule
 from funcopt.config._read import check_keys
+from funcopt.kinds import Schedule
 from funcopt.schedules import by_epoch, cycles
 from funcopt.schedules._formula import as_schedule, count_reached, formula, power
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from funcopt import _checks
-from funcopt._base import Schedule
 from funcopt.config._read import check_called, check_keys, name_of_type
 from funcopt.config._registry import OPTIMIZERS, SCHEDULES
 from funcopt.groups._algorithms import arguments_of
+from funcopt.kinds import Schedule
 from funcopt.schedules import sequential_lr
 
 # Arguments of torch's optimizers that choose among implementations and change no number.

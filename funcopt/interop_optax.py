@@ -3,21 +3,16 @@
 Only states of algorithms that compute the same are converted: their fields differ in name alone.
 """
 
+import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from funcopt._base import PyTree, ScheduledState
 from funcopt._tree import flatten, is_array
-from funcopt.transforms import (
-    ScaleByAdadeltaState,
-    ScaleByAdagradState,
-    ScaleByAdamaxState,
-    ScaleByAdamState,
-    TraceState,
-)
+from funcopt.rule import DEFINITIONS, PyTree, ScheduledState, state_class
 
 
 class _Twins(NamedTuple):
@@ -25,18 +20,18 @@ class _Twins(NamedTuple):
 
     theirs: type
     ours: type
-    fields: dict[str, str]
+    fields: Mapping[str, str]
 
 
-_TWINS = (
-    # optax's adamax shares Adam's class; which one is meant is known from the other side.
-    _Twins(optax.ScaleByAdamState, ScaleByAdamState, {"count": "step", "mu": "exp_avg", "nu": "exp_avg_sq"}),
-    _Twins(optax.ScaleByAdamState, ScaleByAdamaxState, {"count": "step", "mu": "exp_avg", "nu": "exp_inf"}),
-    _Twins(optax.ScaleByAdaDeltaState, ScaleByAdadeltaState, {"e_g": "square_avg", "e_x": "acc_delta"}),
-    _Twins(optax.ScaleByRssState, ScaleByAdagradState, {"sum_of_squares": "sum"}),
-    _Twins(optax.TraceState, TraceState, {"trace": "momentum_buffer"}),
-    _Twins(optax.ScaleByScheduleState, ScheduledState, {"count": "schedule_step"}),
-)
+@functools.cache
+def _twins() -> tuple[_Twins, ...]:
+    """What the definitions say, and the states of schedules."""
+    found = {
+        state_class(factory): _Twins(factory.keys.optax[0], state_class(factory) or object, factory.keys.optax[1])
+        for factory in DEFINITIONS.values()
+        if factory.keys.optax is not None
+    }
+    return *found.values(), _Twins(optax.ScaleByScheduleState, ScheduledState, {"count": "schedule_step"})
 
 
 def from_optax_state(optax_state: PyTree, state: PyTree) -> PyTree:
@@ -79,33 +74,47 @@ def to_optax_state(state: PyTree, optax_state: PyTree) -> PyTree:
     return _convert("to_optax_state", state, optax_state, 0)
 
 
+def _is_twin(node: object) -> bool:
+    return any(isinstance(node, (twins.theirs, twins.ours)) for twins in _twins())
+
+
 def _parts(state: PyTree) -> list[Any]:
-    """The states in a state that have a twin, in order."""
-    return [node for node in jax.tree.leaves(state, is_leaf=_has_twin) if _has_twin(node)]
-
-
-def _has_twin(node: object) -> bool:
-    return any(isinstance(node, (twins.theirs, twins.ours)) for twins in _TWINS)
+    """The states in a state that have a twin, those inside of others included, in order."""
+    nodes = [node for node in jax.tree.leaves(state, is_leaf=_is_twin) if _is_twin(node)]
+    return [part for node in nodes for part in (node, *_parts(getattr(node, "inner_state", ())))]
 
 
 def _convert(owner: str, source: PyTree, target: PyTree, count: int) -> PyTree:
     sources, targets = _parts(source), _parts(target)
-    names = [[_field_names(a, b) for b in targets] for a in sources]
-    if len(sources) != len(targets) or any(names[i][i] is None for i in range(len(sources))):
+    left, pairs = list(sources), {}
+    for node in targets:
+        # A schedule stands behind the algorithm in optax, and around it here.
+        i = next((i for i, other in enumerate(left) if _field_names(other, node) is not None), None)
+        if i is None:
+            break
+        pairs[id(node)] = left.pop(i)
+    if left or len(pairs) < len(targets):
         raise ValueError(
             f"{owner}: both states must have the same parts, got {[type(node).__name__ for node in sources]} for "
             f"{[type(node).__name__ for node in targets]}"
         )
-    converted = iter(
-        _fill(owner, new, old, names[i][i] or {}, count)
-        for i, (old, new) in enumerate(zip(sources, targets, strict=True))
-    )
-    return jax.tree.map(lambda node: next(converted) if _has_twin(node) else node, target, is_leaf=_has_twin)
+
+    def fill(node: Any) -> Any:
+        if not _is_twin(node):
+            return node
+        old = pairs[id(node)]
+        filled = _fill(owner, node, old, _field_names(old, node) or {}, count)
+        if hasattr(filled, "inner_state"):
+            inner = jax.tree.map(fill, filled.inner_state, is_leaf=_is_twin)
+            return filled._replace(inner_state=inner)
+        return filled
+
+    return jax.tree.map(fill, target, is_leaf=_is_twin)
 
 
-def _field_names(source: Any, target: Any) -> dict[str, str] | None:
+def _field_names(source: Any, target: Any) -> Mapping[str, str] | None:
     """From the target's fields to the source's."""
-    for twins in _TWINS:
+    for twins in _twins():
         if isinstance(source, twins.theirs) and isinstance(target, twins.ours):
             return {ours: theirs for theirs, ours in twins.fields.items()}
         if isinstance(source, twins.ours) and isinstance(target, twins.theirs):
@@ -113,7 +122,7 @@ def _field_names(source: Any, target: Any) -> dict[str, str] | None:
     return None
 
 
-def _fill(owner: str, target: Any, source: Any, names: dict[str, str], count: int) -> Any:
+def _fill(owner: str, target: Any, source: Any, names: Mapping[str, str], count: int) -> Any:
     values = {}
     for name, source_name in names.items():
         new, old = getattr(target, name), getattr(source, source_name)

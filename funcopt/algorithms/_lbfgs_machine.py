@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from funcopt import _tree
-from funcopt.transforms import _line_search
-from funcopt.transforms._line_search import Point, Search
+from funcopt.algorithms import _line_search
+from funcopt.algorithms._line_search import Point, Search
 
 MIN_CURVATURE = 1e-10
 

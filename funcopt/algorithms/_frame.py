@@ -1,0 +1,55 @@
+"""What torch puts around a direction: the sign, weight decay and the learning rate.
+
+g = -g                                    maximize
+g = g + weight_decay * p                  unless decoupled
+u = direction(g)
+u = u + weight_decay * p                  decoupled
+p = p - lr * u
+"""
+
+from typing import Any
+
+import jax
+
+from funcopt._rows import Handling
+from funcopt._tree import is_static
+from funcopt.rule import Rule, asked_for, asking
+
+
+def is_zero(value: Any) -> bool:
+    """Whether a number is a plain 0, which switches off what it is multiplied with."""
+    return is_static(value) and value == 0
+
+
+def decayed(update: jax.Array, param: Any, weight_decay: Any) -> jax.Array:
+    """As in torch, a plain 0 leaves the update alone, where 0 * inf would make it NaN."""
+    return update if is_zero(weight_decay) else update + weight_decay * param
+
+
+def decay_rows(weight_decay: Any) -> Handling:
+    """Decay would change all rows. A traced number is let through: the bridge checks that it is 0, as torch does."""
+    return "refuse" if is_static(weight_decay) and weight_decay != 0 else "rows"
+
+
+def ascend(g: jax.Array, maximize: bool) -> jax.Array:
+    """The gradient to descend along: torch negates it before all else where it maximizes."""
+    return -1.0 * g if maximize else g
+
+
+def descend(
+    direction: Rule, lr: Any, *, weight_decay: Any = 0.0, decoupled: bool = False, maximize: bool = False
+) -> Rule:
+    """The optimizer of a direction, which has a state."""
+    penalty, decay = (0.0, weight_decay) if decoupled else (weight_decay, 0.0)
+    asked = asked_for(direction.update)
+
+    def update(g: jax.Array, state: Any, **own: Any) -> tuple[jax.Array, Any]:
+        param = own.get("param")
+        g = decayed(ascend(g, maximize), param, penalty)
+        u, state = direction.update(g, state, **{name: own[name] for name in asked})
+        u = decayed(u, param, decay)
+        return u if is_static(lr) and lr == -1 else -lr * u, state
+
+    update = asking(update, *asked, *([] if is_zero(weight_decay) else ["param"]))
+    rows = direction.rows if decay_rows(weight_decay) == "rows" else "refuse"
+    return direction._replace(update=update, rows=rows)
