@@ -31,7 +31,7 @@ LAYERS = (
 )
 # The bridge stands beside them: what it sees, and who sees it.
 BRIDGE = "torch_bridge"
-BELOW_BRIDGE = (*itertools.chain(*LAYERS[:5]), "algorithms", "transforms")
+BELOW_BRIDGE = (*itertools.chain(*LAYERS[:5]), "algorithms", "transforms", "_catalogue")
 ABOVE_BRIDGE = ("config._build", "")
 # Importing funcopt imports no torch, so these import the bridge when it is asked for.
 LATE = {("funcopt", "funcopt.torch_bridge"), ("funcopt.config._build", "funcopt.torch_bridge")}

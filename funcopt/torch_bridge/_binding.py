@@ -79,7 +79,7 @@ class Binding:
         self.name = "a ready transformation" if self._ready else _name_of(transform)
         self.defaults: dict[str, Any] = {}
         self._fixed: dict[str, Any] = {}
-        self._counts: set[str] = set()  # arguments whose default is no float, so that ints stay ints: sizes, seeds
+        self._static: dict[str, type] = {}  # by argument: the class of values that are known while tracing
         self._spelling: dict[str, str] = {}
         if self._ready is not None:
             if hyperparams:
@@ -112,16 +112,23 @@ class Binding:
             raise TypeError(
                 f"TorchBridge: {self.name} needs {name}; pass it as TorchBridge(params, {self.name}, {name}=...)"
             )
-        if parameter.default is None or (
-            isinstance(parameter.default, int) and not isinstance(parameter.default, bool)
-        ):
-            self._counts.add(name)
+        static = self._static_of(parameter)
+        if static is not None:
+            self._static[name] = static
         # A function is a schedule where the factory expects a number; for an argument such as optax's mask it is just
         # a value, which no group can change.
         if _belongs_in_groups(value) or (has_schedule(value) and _belongs_in_groups(parameter.default, True)):
             self.defaults[name] = value
         else:
             self._fixed[name] = value
+
+    def _static_of(self, parameter: inspect.Parameter) -> type | None:
+        """The values of an argument that cannot be traced: a definition says so; otherwise sizes and seeds are ints."""
+        kinds = getattr(self._factory, "kinds", {})
+        if parameter.name in kinds:
+            return None if kinds[parameter.name].scheduled else object
+        default = parameter.default
+        return int if default is None or (isinstance(default, int) and not isinstance(default, bool)) else None
 
     def _unknown(self, name: str) -> None:
         known = [*self.defaults, *self._fixed]
@@ -163,8 +170,7 @@ class Binding:
             fields: list[tuple[str, Any]] = []
             for name, default in names.items():
                 value = group.get(name, default)
-                if (name in self._counts and isinstance(value, int)) or _is_switched_off(name, value, group):
-                    # Loops and sizes need their ints while tracing.
+                if isinstance(value, self._static.get(name, ())) or _is_switched_off(name, value, group):
                     fields.append((name, value))
                 elif _is_number(value):
                     multiplier = group.get(_MULTIPLIER_OF[name], 1.0) if name in _MULTIPLIER_OF else 1.0

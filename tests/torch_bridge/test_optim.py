@@ -1,5 +1,6 @@
 """funcopt.torch_bridge.optim in the place of torch.optim: torch's own option sets, error inputs and signatures."""
 
+import ast
 import copy
 import inspect
 import math
@@ -223,3 +224,20 @@ def test_no_warnings() -> None:
         warnings.simplefilter("error")
         params = parameters()
         run(optim.Adam(params), params, range(2), False)
+
+
+def test_type_checkers_see_the_classes_that_there_are() -> None:
+    """The classes are made in a loop; what type checkers are told is a list beside it."""
+    source = ast.parse(inspect.getsource(optim))
+    told = {
+        node.name
+        for block in source.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ClassDef)
+    }
+    made = {
+        name for name, value in vars(optim).items() if isinstance(value, type) and value.__module__ == optim.__name__
+    }
+    assert told == {name for name in made if not name.startswith("_")}
+    assert len(told) == 14
