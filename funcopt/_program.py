@@ -256,17 +256,18 @@ def step(
         >>> params["w"]
         Array([0.898438, 0.898438], dtype=bfloat16)
     """
-    wide = jax.tree.map(_wide, grads, is_leaf=_tree.is_update)
-    updates, state = optax.with_extra_args_support(tx).update(wide, state, params, **extra)
+    updates, state = optax.with_extra_args_support(tx).update(widened(grads), state, params, **extra)
     return apply_updates(params, updates), state
 
 
-def _wide(x: Any) -> Any:
-    """A gradient in the dtype that it is computed in."""
-    if x is None or not jnp.issubdtype(_dtype(x), jnp.inexact):
-        return x
-    dtype = _tree.compute_dtype(_dtype(x))
-    return RowSparse(x.indices, x.values.astype(dtype)) if is_rows(x) else jnp.asarray(x).astype(dtype)
+def widened(grads: PyTree) -> PyTree:
+    """Gradients in the dtypes that are computed in, so that updates come back in these."""
+
+    def widen(x: Any) -> Any:
+        dtype = jnp.result_type(x)
+        return jnp.asarray(x).astype(_tree.compute_dtype(dtype)) if jnp.issubdtype(dtype, jnp.inexact) else x
+
+    return jax.tree.map(widen, grads)
 
 
 def _widen(x: Any) -> Any:

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcopt._program import widened
 from funcopt._rows import is_rows
 from funcopt._tree import weak, with_step_per_leaf
 from funcopt.rule import PyTree, apply_updates
@@ -226,7 +227,7 @@ class Engine:
         """The updates, and the new state."""
         tx = self._binding.build(layout.fill([weak(numbers[i]) for i in range(layout.size)]))
         try:
-            return tx.update(jax.tree.map(_widen, grads), state, params, **extra)
+            return tx.update(widened(grads), state, params, **extra)
         except TypeError as error:
             if "required keyword-only argument" not in str(error):
                 raise
@@ -290,12 +291,7 @@ def _unscale(grad: jax.Array, scale: jax.Array) -> jax.Array:
     """A gradient without the scale of its loss, in float32 at least, since half precision is what it was scaled for."""
     if not jnp.issubdtype(grad.dtype, jnp.inexact):
         return grad
-    return _widen(grad) * (1 / scale.reshape(())).astype(jnp.promote_types(grad.real.dtype, jnp.float32))
-
-
-def _widen(grad: jax.Array) -> jax.Array:
-    """Half-precision gradients become float32 updates: the sum with the parameter is then rounded once, as in torch."""
-    return grad.astype(jnp.promote_types(grad.dtype, jnp.float32)) if jnp.issubdtype(grad.dtype, jnp.inexact) else grad
+    return widened(grad) * (1 / scale.reshape(())).astype(jnp.promote_types(grad.real.dtype, jnp.float32))
 
 
 def _new_value(update: Any, param: Any) -> Any:
