@@ -24,7 +24,8 @@ class Rule(NamedTuple):
 
     Args:
         update: `(g, state) -> (update, state)`, or `g -> update` where there is no state. Asks by keyword for `param`,
-            for `dtype`, that the parameter is stored in, and for `total`.
+            for `dtype`, which the parameter is stored in, for `update_dtype`, which updates have outside of the chain,
+            and for `total`.
         init: `param -> state`, a NamedTuple whose fields are called as in the reference's checkpoints, in the dtypes
             that are stored; None in a field that is not kept. A field `step` counts the array's updates, which is done
             by the caller: any value in `init`; a float scalar in `update`, 1 at the first one.
@@ -242,7 +243,12 @@ def _arguments(owner: str, rule: Rule, leaves: Leaves, i: int) -> dict[str, Any]
         return {}
     if "param" in asked and leaves.params is None:
         raise ValueError(f"{owner}: update needs the parameters; call update(updates, state, params)")
-    known = {"param": leaves.params and leaves.params[i], "dtype": leaves.dtypes[i], "total": None}
+    known = {
+        "param": leaves.params and leaves.params[i],
+        "dtype": leaves.dtypes[i],
+        "update_dtype": leaves.narrow[i],
+        "total": None,
+    }
     return {name: known[name] for name in asked}
 
 

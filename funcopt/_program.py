@@ -60,7 +60,7 @@ Run: TypeAlias = Callable[[Leaves, PyTree, dict[str, Any]], tuple[list[Any], PyT
 class Program(GradientTransformationExtraArgs):
     """A transformation that can be run without rounding its updates, by `run`."""
 
-    run: Run
+    run: Run | None = None  # None of one whose `update` was replaced
 
 
 class ElementwiseProgram(Program, ElementwiseTransformation):
@@ -174,21 +174,20 @@ def _compose(
             name = getattr(part, "__name__", None)
             fix = f"; call it: {name}(...)" if callable(part) and name else ""
             raise TypeError(f"{owner}: part {i} must be a gradient transformation, got {part!r}{fix}")
-    parts = [part if isinstance(part, Program) else optax.with_extra_args_support(part) for part in transformations]
+    runs = [getattr(part, "run", None) or functools.partial(_run_foreign, part) for part in transformations]
 
     def init(params: PyTree) -> PyTree:
-        return pack([part.init(params) for part in parts])
+        return pack([part.init(params) for part in transformations])
 
     def run(leaves: Leaves, state: PyTree, extra: dict[str, Any]) -> tuple[list[Any], PyTree]:
-        if not isinstance(state, tuple | dict) or len(state) != len(parts):
+        if not isinstance(state, tuple | dict) or len(state) != len(runs):
             got = "None" if state is None else type(state).__name__
             raise ValueError(
-                f"{owner}: the state must have one part for each of {len(parts)} transformations, as init(params) "
+                f"{owner}: the state must have one part for each of {len(runs)} transformations, as init(params) "
                 f"returns it, got {got}; the order of arguments is update(updates, state, params)"
             )
         new = []
-        for part, own in zip(parts, unpack(state), strict=True):
-            run_part = part.run if isinstance(part, Program) else functools.partial(_run_foreign, part)
+        for run_part, own in zip(runs, unpack(state), strict=True):
             updates, own = run_part(leaves, own, extra)
             leaves = leaves._replace(updates=updates)
             new.append(own)
@@ -203,7 +202,8 @@ def _run_foreign(part: Any, leaves: Leaves, state: PyTree, extra: dict[str, Any]
     if leaves.params is not None:
         own = zip(leaves.params, leaves.dtypes, strict=True)
         params = leaves.treedef.unflatten([p if dtype is None else _narrow(p, dtype) for p, dtype in own])
-    updates, state = part.update(leaves.unflatten(leaves.updates), state, params, **extra)
+    update = optax.with_extra_args_support(part).update
+    updates, state = update(leaves.unflatten(leaves.updates), state, params, **extra)
     return [_widen(x) for x in _tree.flatten(updates)[0]], state
 
 

@@ -9,7 +9,7 @@ one after the other without rounding in between, `step` without rounding before 
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, ParamSpec, Protocol
 
 import jax
@@ -126,12 +126,25 @@ def direction(name: str, factory: Any, doc: str, **defaults: Any) -> Factory[...
     kept = [
         p.replace(default=defaults.get(p.name, p.default)) for p in signature.parameters.values() if p.name not in frame
     ]
+    doc = _with_arguments(doc, factory.__doc__ or "", [p.name for p in kept])
     rule = functools.partial(factory.rule, **{n: v for n, v in frame.items() if n in signature.parameters})
     kinds = {p.name: factory.kinds[p.name] for p in kept}
     own = signature.replace(parameters=kept)
     made = _make(name, rule, doc, own, kinds, factory.elementwise, factory.refuse_param, factory.keys)
     made.__module__ = factory.__module__
     return made
+
+
+def _with_arguments(doc: str, source: str, names: Sequence[str]) -> str:
+    """A docstring with what another one says of some arguments."""
+    told: dict[str, list[str]] = {}
+    argument = ""
+    for line in inspect.cleandoc(source).partition("Args:\n")[2].partition("\n\n")[0].splitlines():
+        if not line.startswith(" " * 8):
+            argument = line.partition(":")[0].strip()
+        told.setdefault(argument, []).append(line)
+    lines = [line for name in names for line in told.get(name, ())]
+    return "\n".join([doc, "", "Args:", *lines]) if lines else doc
 
 
 @functools.cache

@@ -47,8 +47,11 @@ def params_ema(decay: Unit = 0.999) -> Rule:
     def init(p: jax.Array) -> ParamsEmaState:
         return ParamsEmaState(0, jnp.array(p, p.dtype))
 
-    def update(u: jax.Array, s: ParamsEmaState, *, param: jax.Array, dtype: Any) -> tuple[jax.Array, ParamsEmaState]:
-        new = to_compute(from_compute(param + u, dtype))
+    def update(
+        u: jax.Array, s: ParamsEmaState, *, param: jax.Array, dtype: Any, update_dtype: Any
+    ) -> tuple[jax.Array, ParamsEmaState]:
+        # The parameter as it will be stored, after the update is rounded on its way.
+        new = to_compute(from_compute(param + to_compute(from_compute(u, update_dtype)), dtype))
         return u, ParamsEmaState(s.step, choose(s.step == 1, new, lerp(s.ema, new, 1 - decay)))
 
     return Rule(update, init, rows="dense")

@@ -41,6 +41,7 @@ def test_a_step_rounds_each_result_once(dtype: str) -> None:
     """Each step begins with the rounded values, as float32 too, and its results are those of float32 rounded."""
     tx = recipe()
     params, state = draw(0, dtype), tx.init(draw(0, dtype))
+    before = params["w"]
     for i in range(10):
         grads = draw(i + 1, dtype)
         exact_params, exact_state = funcopt.step(tx, widened(grads), widened(state), widened(params))
@@ -48,11 +49,19 @@ def test_a_step_rounds_each_result_once(dtype: str) -> None:
         assert wrongly_rounded(params["w"], exact_params["w"]) == 0
         for name in ("exp_avg", "exp_avg_sq"):
             assert wrongly_rounded(getattr(state[2], name)["w"], getattr(exact_state[2], name)["w"]) == 0, name
-        # The average is of the parameters as they are stored.
-        stored = {"w": params["w"].astype(jnp.float32)}
-        before = state[3].ema["w"]
-        assert params["w"].dtype == before.dtype == jnp.dtype(dtype)
-        assert stored["w"].shape == before.shape
+        stored, average = params["w"].astype(jnp.float32), state[3].ema["w"]
+        exact = stored if i == 0 else before + (stored - before) * (1 - 0.99)
+        assert wrongly_rounded(average, exact) == 0
+        before = average.astype(jnp.float32)
+
+
+@pytest.mark.parametrize("grads_dtype", ["bfloat16", "float32"])
+def test_the_average_is_of_the_parameters_as_they_are_stored(grads_dtype: str) -> None:
+    """With `update` the update is rounded on its way to the parameter, and the average knows of it."""
+    tx = funcopt.chain(funcopt.adamw(0.3), funcopt.params_ema(0.99))
+    params, state = draw(0, "bfloat16"), tx.init(draw(0, "bfloat16"))
+    updates, state = tx.update(draw(1, grads_dtype), state, params)
+    np.testing.assert_array_equal(funcopt.apply_updates(params, updates)["w"], state[1].ema["w"])
 
 
 def test_a_chain_rounds_its_updates_once() -> None:
