@@ -83,7 +83,7 @@ def follow_schedules(
         return {n: _tree.at_step(hyperparams[n], step, tuples=kinds[n].is_tuple) for n in names}
 
     def init_scheduled(params: PyTree) -> ScheduledState:
-        step = _tree.zero_step()
+        step = _tree.zero_step(_tree.flatten(params)[0])
         values = values_at(step)
         return ScheduledState(step, _tree.as_state(values), init(params, {**hyperparams, **values}))
 
@@ -147,7 +147,7 @@ def lift(
         states = [None if x is None or i is None else _init_array(i, x) for x, i in zip(leaves, inits, strict=True)]
         kept = next((type(s) for s in states if s is not None), None)
         kind = kept or type(jax.eval_shape(present[0], jax.ShapeDtypeStruct((), jnp.float32)))
-        return _transpose(kind, states, treedef, step=_tree.zero_step())
+        return _transpose(kind, states, treedef, step=_tree.zero_step(leaves))
 
     def run(
         leaves: Leaves, state: PyTree, extra: dict[str, Any], values: Mapping[str, Any]

@@ -11,7 +11,7 @@ from jax import lax
 from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from funcopt._tree import is_static, weak
+from funcopt._tree import is_static, mesh_of, weak
 
 
 def lerp(start: jax.Array, end: jax.Array, weight: Any) -> jax.Array:
@@ -78,7 +78,10 @@ def number_like(param: jax.Array, value: Any) -> jax.Array:
 def _beside(param: jax.Array, new: jax.Array) -> jax.Array:
     """What belongs to a parameter on the device, and in the kind of memory, that the parameter was put on."""
     sharding = None if isinstance(param, Tracer) else getattr(param, "sharding", None)
-    return jax.device_put(new, sharding) if isinstance(sharding, SingleDeviceSharding) and param.committed else new
+    if isinstance(sharding, SingleDeviceSharding) and param.committed:
+        return jax.device_put(new, sharding)
+    mesh = mesh_of(param)
+    return new if mesh is None else jax.device_put(new, NamedSharding(mesh, PartitionSpec()))
 
 
 @jax.custom_jvp

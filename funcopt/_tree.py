@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.core import Tracer
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from funcopt._checks import is_schedule, is_tuple_value
 from funcopt._rows import is_rows
@@ -106,9 +108,21 @@ def has_schedule(prefix: PyTree) -> bool:
     return any(is_schedule(leaf) for leaf in jax.tree.leaves(prefix))
 
 
-def zero_step() -> jax.Array:
-    """The count of applied updates of a new state: int32, shape ()."""
-    return jnp.zeros((), jnp.int32)
+def zero_step(params: Sequence[Any] = ()) -> jax.Array:
+    """The count of applied updates of a new state: int32, shape (), over the mesh of the parameters if they have one.
+
+    There a jitted update leaves it, so that the second one is not compiled anew.
+    """
+    step = jnp.zeros((), jnp.int32)
+    meshes = {mesh_of(p) for p in params if p is not None}
+    mesh = meshes.pop() if len(meshes) == 1 else None
+    return step if mesh is None else jax.device_put(step, NamedSharding(mesh, PartitionSpec()))
+
+
+def mesh_of(array: Any) -> Any:
+    """The mesh over whose devices a concrete array is put; None if there is none."""
+    sharding = None if isinstance(array, Tracer) else getattr(array, "sharding", None)
+    return sharding.mesh if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh) else None
 
 
 def per_leaf_step(step: PyTree, treedef: Any) -> PyTree:
