@@ -63,8 +63,8 @@ def plain_number(value: Any) -> Any:
 
 
 def is_schedule(value: object) -> bool:
-    """Whether a hyperparameter is a function of the step, and not a callable pytree such as an equinox module."""
-    return callable(value) and jax.tree_util.all_leaves([value])
+    """Whether a hyperparameter is a function of the step: of callable pytrees, such as equinox modules, only `Partial`."""
+    return callable(value) and (isinstance(value, jax.tree_util.Partial) or jax.tree_util.all_leaves([value]))
 
 
 def is_tuple_value(value: object) -> bool:
@@ -73,7 +73,7 @@ def is_tuple_value(value: object) -> bool:
         isinstance(value, tuple | list)
         and not hasattr(value, "_fields")
         and len(value) > 0
-        and all(item is None or jax.tree_util.all_leaves([item]) for item in value)
+        and all(item is None or is_schedule(item) or jax.tree_util.all_leaves([item]) for item in value)
         and any(item is not None for item in value)
     )
 
@@ -94,18 +94,22 @@ def check_number(owner: str, argument: str, value: object, allowed: Range) -> No
         fail(owner, argument, allowed.text, value)
 
 
-def _named_leaves(name: str, value: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[str, Any]]:
+def is_value(node: object, tuples: bool) -> bool:
+    """Whether a node of a prefix is one value, though a pytree could look inside: a tuple such as `betas`, too."""
+    return is_schedule(node) or (tuples and is_tuple_value(node))
+
+
+def _named_leaves(name: str, value: Any, tuples: bool = False) -> list[tuple[str, Any]]:
     """The values of a prefix with the names that messages give them; a missing value is one of them, a hole is none."""
     if value is None:
         return [(name, None)]
-    leaves = jax.tree_util.tree_leaves_with_path(value, is_leaf=is_leaf)
+    leaves = jax.tree_util.tree_leaves_with_path(value, is_leaf=lambda node: is_value(node, tuples))
     return [(name + jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
 
 
 def check_hyperparam(owner: str, name: str, value: Any, allowed: Range | tuple[Range, ...]) -> None:
     """Checks a number, schedule or prefix of them; a tuple of ranges stands for a value that is a tuple (`betas`)."""
-    is_leaf = None if isinstance(allowed, Range) else is_tuple_value
-    for where, leaf in _named_leaves(name, value, is_leaf):
+    for where, leaf in _named_leaves(name, value, not isinstance(allowed, Range)):
         if isinstance(allowed, Range):
             check_number(owner, where, leaf, allowed)
         elif not is_schedule(leaf):

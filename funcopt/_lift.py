@@ -215,8 +215,7 @@ def _stored(owner: str, state: PyTree, rules: Sequence[Rule], leaves: Leaves) ->
     step = None
     if "step" in fields:
         kept = zip(*columns.values(), strict=True)
-        some = any(x is not None for column in columns.values() for x in column)
-        holes = [some and all(x is None for x in own) for own in kept]
+        holes = [all(x is None for x in own) for own in kept]
         if leaves.params is not None:
             holes = [p is None for p in leaves.params]
         step = _tree.advance(state.step, leaves.updates, leaves.treedef, holes)

@@ -88,6 +88,7 @@ def _enter(updates: PyTree, params: PyTree) -> Leaves:
         ValueError: where the two do not fit, with the key path.
     """
     leaves, treedef = _tree.flatten(updates)
+    leaves = [None if getattr(x, "dtype", None) == jax.dtypes.float0 else x for x in leaves]  # an integer's gradient
     narrow = [_dtype(x) for x in leaves]
     if params is None:
         own, dtypes = None, narrow
@@ -275,11 +276,11 @@ def _widen(x: Any) -> Any:
         return x
     if is_rows(x):
         return RowSparse(x.indices, _tree.to_compute(x.values))
-    return x if _dtype(x) == jax.dtypes.float0 else _tree.to_compute(jnp.asarray(x))
+    return _tree.to_compute(jnp.asarray(x))
 
 
 def _narrow(x: Any, dtype: Any) -> Any:
-    if x is None or isinstance(x, optax.MaskedNode) or dtype == jax.dtypes.float0:
+    if x is None or isinstance(x, optax.MaskedNode):
         return x
     return RowSparse(x.indices, _tree.from_compute(x.values, dtype)) if is_rows(x) else _tree.from_compute(x, dtype)
 

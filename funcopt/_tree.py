@@ -15,7 +15,7 @@ from jax import lax
 from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from funcopt._checks import is_schedule, is_tuple_value
+from funcopt._checks import is_schedule, is_tuple_value, is_value
 from funcopt._rows import is_rows
 
 PyTree = Any
@@ -82,7 +82,7 @@ def broadcast_prefix(prefix: PyTree, treedef: Any, *, owner: str, name: str, tup
 
 def map_prefix(fn: Callable[[Any], Any], prefix: PyTree, *, tuples: bool = False) -> PyTree:
     """Maps over the values of a prefix."""
-    return jax.tree.map(fn, prefix, is_leaf=is_tuple_value if tuples else None)
+    return jax.tree.map(fn, prefix, is_leaf=lambda node: is_value(node, tuples))
 
 
 def is_static(value: object) -> bool:
@@ -105,7 +105,7 @@ def weak(value: Any) -> Any:
 
 def has_schedule(prefix: PyTree) -> bool:
     """Whether any value of a prefix is a schedule, or a tuple that contains one."""
-    return any(is_schedule(leaf) for leaf in jax.tree.leaves(prefix))
+    return any(is_schedule(leaf) for leaf in jax.tree.leaves(prefix, is_leaf=is_schedule))
 
 
 def zero_step(params: Sequence[Any] = ()) -> jax.Array:

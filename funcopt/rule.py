@@ -19,6 +19,7 @@ from optax import GradientTransformation as GradientTransformation
 from optax import GradientTransformationExtraArgs as GradientTransformationExtraArgs
 
 from funcopt import _tree
+from funcopt._flax import unboxed
 from funcopt._lift import Refused as Refused
 from funcopt._lift import Rule as Rule
 from funcopt._lift import ScheduledState as ScheduledState
@@ -190,7 +191,8 @@ def _make(
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         for argument, value in bound.arguments.items():
-            kinds[argument].check(name, argument, value)
+            bound.arguments[argument] = plain = unboxed(value)
+            kinds[argument].check(name, argument, plain)
         if all(map(_is_plain, bound.arguments.values())):
             call_rule(name, rule, bound.arguments)  # its own checks, where the user called
         return lift(name, rule, bound.arguments, kinds, elementwise, refuse_param)

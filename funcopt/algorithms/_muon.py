@@ -20,7 +20,7 @@ from jax import lax
 
 from funcopt import _checks
 from funcopt._numerics import filled, lerp
-from funcopt._tree import refuse_unless_real
+from funcopt._tree import is_static, refuse_unless_real
 from funcopt.algorithms._frame import descend
 from funcopt.kinds import AnyNumber, Flag, Hyperparameter, NonNegative, choice, integer, number
 from funcopt.rule import Rule, direction, transformation
@@ -46,7 +46,7 @@ def newton_schulz(matrix: jax.Array, *, ns_coefficients: tuple[Any, Any, Any], e
         polynomial = _round(b * gram + c * _product(gram, gram))
         return _round(a * x + _product(polynomial, x))
 
-    x = lax.fori_loop(0, ns_steps, iterate, x)
+    x = lax.fori_loop(0, ns_steps if is_static(ns_steps) else jnp.asarray(ns_steps, jnp.int32), iterate, x)
     return x.T if rows > columns else x
 
 

@@ -135,8 +135,8 @@ def _on_params(
 
 
 def _is_function(value: object) -> bool:
-    """Whether a function was given; of the callable pytrees only `jax.tree_util.Partial` is meant to be called."""
-    return _checks.is_schedule(value) or isinstance(value, jax.tree_util.Partial)
+    """Whether a function was given: what would be a function of the step elsewhere."""
+    return _checks.is_schedule(value)
 
 
 def _is_transformation(value: object) -> bool:
