@@ -63,7 +63,7 @@ def plain_number(value: Any) -> Any:
 
 
 def is_schedule(value: object) -> bool:
-    """Whether a hyperparameter is a function of the step: of callable pytrees, such as equinox modules, only `Partial`."""
+    """Whether a hyperparameter is a function of the step: of callable pytrees, such as equinox modules, `Partial`."""
     return callable(value) and (isinstance(value, jax.tree_util.Partial) or jax.tree_util.all_leaves([value]))
 
 

@@ -58,6 +58,7 @@ class ScheduledState(NamedTuple):
 
 
 def follow_schedules(
+    owner: str,
     hyperparams: Mapping[str, Hyperparameter],
     kinds: Mapping[str, Kind],
     init: Callable[..., PyTree],
@@ -89,7 +90,7 @@ def follow_schedules(
 
     def run_scheduled(leaves: Leaves, state: Any, extra: dict[str, Any]) -> tuple[list[Any], ScheduledState]:
         if not isinstance(state, ScheduledState):
-            raise ValueError(wrong_state("update", ScheduledState, state))
+            raise ValueError(wrong_state(owner, ScheduledState, state))
         values = values_at(state.schedule_step)
         updates, inner = run(leaves, state.inner_state, extra, {**hyperparams, **values})
         some = any(u is not None for u in leaves.updates)
@@ -131,22 +132,27 @@ def lift(
             rules.append(made[key])
         return rules
 
+    def any_value(name: str, prefix: Any) -> Any:
+        return _tree.any_value(prefix, tuples=kinds[name].is_tuple)
+
+    known: list[type] = []  # the state's class, once it was asked for
+
+    def kind_of(rules: Sequence[Rule]) -> type:
+        if not known:
+            init = next(rule.init for rule in rules if rule.init is not None)
+            known.append(type(jax.eval_shape(init, jax.ShapeDtypeStruct((), jnp.float32))))
+        return known[0]
+
     def init(params: PyTree, values: Mapping[str, Any]) -> PyTree:
         leaves, treedef = _tree.flatten(params)
         _tree.check_params(leaves, treedef, owner, refuse_param)
         rules = rules_of(values, treedef)
-        inits = [rule.init for rule in rules]
-        present = [i for i in inits if i is not None]
-        if inits and not present:
+        some = rules or [call_rule(owner, make, {n: any_value(n, prefix) for n, prefix in values.items()})]
+        if all(rule.init is None for rule in some):
             return EmptyState()
-        if not inits:
-            rule = call_rule(owner, make, {n: _tree.any_value(v, tuples=kinds[n].is_tuple) for n, v in values.items()})
-            if rule.init is None:
-                return EmptyState()
-            present = [rule.init]
+        inits = [rule.init for rule in rules]
         states = [None if x is None or i is None else _init_array(i, x) for x, i in zip(leaves, inits, strict=True)]
-        kept = next((type(s) for s in states if s is not None), None)
-        kind = kept or type(jax.eval_shape(present[0], jax.ShapeDtypeStruct((), jnp.float32)))
+        kind = next((type(s) for s in states if s is not None), None) or kind_of(some)
         return _transpose(kind, states, treedef, step=_tree.zero_step(leaves))
 
     def run(
@@ -159,7 +165,7 @@ def lift(
             stored: list[Any] = [None] * len(rules)
             own_step: PyTree = None
         else:
-            stored, own_step = _stored(owner, state, rules, leaves)
+            stored, own_step = _stored(owner, state, kind_of(rules), leaves)
         arguments = [
             None if g is None else _arguments(owner, rule, leaves, i)
             for i, (g, rule) in enumerate(zip(leaves.updates, rules, strict=True))
@@ -179,7 +185,7 @@ def lift(
             return updates, state
         return updates, _transpose(type(state), [s for _, s in results], leaves.treedef, step=own_step)
 
-    return follow_schedules(hyperparams, kinds, init, run, elementwise=elementwise)
+    return follow_schedules(owner, hyperparams, kinds, init, run, elementwise=elementwise)
 
 
 def call_rule(owner: str, make: Callable[..., Rule], values: Mapping[str, Any]) -> Rule:
@@ -198,13 +204,11 @@ def _init_array(init: Callable[[Any], Any], param: Any) -> Any:
     return jax.tree.map(lambda x: like(x) if x.shape == param.shape else x, state)
 
 
-def _stored(owner: str, state: PyTree, rules: Sequence[Rule], leaves: Leaves) -> tuple[list[Any], PyTree]:
+def _stored(owner: str, state: PyTree, kind: Any, leaves: Leaves) -> tuple[list[Any], PyTree]:
     """Each leaf's state as it is stored, with its own count after this update; and the state's."""
-    fields = getattr(state, "_fields", None)
-    if not fields or isinstance(state, EmptyState | ScheduledState):
-        init = next(rule.init for rule in rules if rule.init is not None)
-        kind = type(jax.eval_shape(init, jax.ShapeDtypeStruct((), jnp.float32)))
+    if not isinstance(state, kind):
         raise ValueError(wrong_state(owner, kind, state))
+    fields = kind._fields
     try:
         columns = {n: leaves.treedef.flatten_up_to(getattr(state, n)) for n in fields if n != "step"}
     except (ValueError, TypeError) as error:
@@ -322,6 +326,8 @@ def _update_array(
     if old is None:
         return rule.update(g, **given), None
     new, state = rule.update(g, _compute(old), **given)
+    if new.shape != g.shape:
+        raise ValueError(f"{place()} must fit its gradient, of shape {g.shape}, got an update of shape {new.shape}")
     fields = []
     for n, before, after in zip(old._fields, old, state, strict=True):
         if n == "step" or before is None:

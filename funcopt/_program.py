@@ -89,38 +89,40 @@ def _enter(updates: PyTree, params: PyTree) -> Leaves:
     """
     leaves, treedef = _tree.flatten(updates)
     leaves = [None if getattr(x, "dtype", None) == jax.dtypes.float0 else x for x in leaves]  # an integer's gradient
+    _tree.check_arrays("update: updates", leaves, treedef)
     narrow = [_dtype(x) for x in leaves]
     if params is None:
         own, dtypes = None, narrow
     else:
-        stored = _flatten_like(params, updates, treedef)
-        _check_leaves(leaves, stored, treedef)
+        stored = _flatten_like("update", params, updates, treedef)
+        _check_leaves("update", leaves, stored, treedef)
         own = [p if g is None else _widen(p) for g, p in zip(leaves, stored, strict=True)]
         dtypes = [None if g is None else _dtype(p) for g, p in zip(leaves, stored, strict=True)]
     return Leaves([_widen(x) for x in leaves], own, dtypes, narrow, treedef)
 
 
-def _flatten_like(params: PyTree, updates: PyTree, treedef: Any) -> list[Any]:
+def _flatten_like(owner: str, params: PyTree, updates: PyTree, treedef: Any) -> list[Any]:
     try:
         return treedef.flatten_up_to(params)
     except (ValueError, TypeError) as error:
         where, ours, theirs = _tree.first_difference(updates, params)
+        order = "update(updates, state, params)" if owner == "update" else f"{owner}(params, updates)"
         raise ValueError(
-            f"update: updates{where} must have the structure of the parameters, {theirs}, got {ours}; the order of "
-            "arguments is update(updates, state, params)"
+            f"{owner}: updates{where} must have the structure of the parameters, {theirs}, got {ours}; the order of "
+            f"arguments is {order}"
         ) from error
 
 
-def _check_leaves(updates: Sequence[Any], params: Sequence[Any], treedef: Any) -> None:
+def _check_leaves(owner: str, updates: Sequence[Any], params: Sequence[Any], treedef: Any) -> None:
     for i, (g, p) in enumerate(zip(updates, params, strict=True)):
         if g is None or is_rows(g) or is_rows(p):
             continue
         if p is None:
-            raise ValueError(f"update: updates{_tree.path_of(treedef, i)} must be None, where there is no parameter")
+            raise ValueError(f"{owner}: updates{_tree.path_of(treedef, i)} must be None, where there is no parameter")
         if not _tree.is_array(p) or jnp.shape(g) != jnp.shape(p):
             got = f"shape {jnp.shape(g)}"
             wanted = f"the parameter's shape {jnp.shape(p)}" if _tree.is_array(p) else "a tree like the parameters"
-            raise ValueError(f"update: updates{_tree.path_of(treedef, i)} must have {wanted}, got {got}")
+            raise ValueError(f"{owner}: updates{_tree.path_of(treedef, i)} must have {wanted}, got {got}")
 
 
 def chain(*transformations: GradientTransformation) -> GradientTransformationExtraArgs:
@@ -218,8 +220,14 @@ def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
 
     Returns:
         The new parameters, each in its parameter's dtype; the sum is rounded once.
+
+    Raises:
+        ValueError: for another structure or shape, with the key path.
     """
-    return jax.tree.map(_add, updates, params, is_leaf=_tree.is_update)
+    leaves, treedef = _tree.flatten(updates)
+    own = _flatten_like("apply_updates", params, updates, treedef)
+    _check_leaves("apply_updates", leaves, own, treedef)
+    return treedef.unflatten([_add(update, param) for update, param in zip(leaves, own, strict=True)])
 
 
 def _add(update: Any, param: Any) -> Any:

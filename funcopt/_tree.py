@@ -244,6 +244,7 @@ def refuse_unless_real(leaf: Any) -> str:
 
 def check_params(leaves: Sequence[Any], treedef: Any, owner: str, refuse: Callable[[Any], str]) -> None:
     """Refuses parameters that an algorithm cannot update: `refuse` says of one what it must be, "" if it is."""
+    check_arrays(f"{owner}: parameter ", leaves, treedef)
     reasons = treedef.unflatten([None if leaf is None else refuse(leaf) for leaf in leaves])
     for path, text in jax.tree_util.tree_leaves_with_path(reasons):
         if text:
@@ -295,6 +296,16 @@ def _outline(tree: PyTree) -> str:
     if is_array(tree):
         return f"an array of shape {jnp.shape(tree)}" if hasattr(tree, "shape") else repr(tree)
     return f"a {type(tree).__name__} of {len(jax.tree.leaves(tree, is_leaf=lambda x: x is not tree))}"
+
+
+def check_arrays(where: str, leaves: Sequence[Any], treedef: Any) -> None:
+    """Refuses leaves that are no arrays, such as a model's functions; `where` begins the message."""
+    for i, leaf in enumerate(leaves):
+        if not (leaf is None or is_rows(leaf) or hasattr(leaf, "dtype") or isinstance(leaf, int | float | complex)):
+            raise TypeError(
+                f"{where}{path_of(treedef, i)} must be an array, None or RowSparse, got {leaf!r}; of a model take its "
+                "arrays, as equinox.filter(model, equinox.is_inexact_array) does"
+            )
 
 
 def refuse_sharded_types(owner: str, leaves: Sequence[Any], fix: str) -> None:

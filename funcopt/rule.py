@@ -27,6 +27,7 @@ from funcopt._lift import asked_for as asked_for
 from funcopt._lift import asking as asking
 from funcopt._lift import call_rule, lift
 from funcopt._lift import follow_schedules as follow_schedules
+from funcopt._names import nearest
 from funcopt._program import ElementwiseTransformation as ElementwiseTransformation
 from funcopt._program import Leaves as Leaves
 from funcopt._program import Program as Program
@@ -188,7 +189,10 @@ def _make(
         for argument in kwargs:
             if argument not in kinds:
                 raise TypeError(_unknown_argument(name, argument, kinds))
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{name}: {error}; it takes {', '.join(kinds)}") from None
         bound.apply_defaults()
         for argument, value in bound.arguments.items():
             bound.arguments[argument] = plain = unboxed(value)
@@ -213,6 +217,8 @@ def _unknown_argument(owner: str, argument: str, known: Mapping[str, Any]) -> st
         fix = "; put what decays into funcopt.masked, or give weight_decay as a tree"
     elif _SPELLINGS.get(argument) in known:
         fix = f"; it is called {_SPELLINGS[argument]} here, as in torch"
+    elif nearest(argument, known):
+        fix = f"; {nearest(argument, known)}"
     return f"{owner}: unknown argument {argument}, it takes {', '.join(known)}{fix}"
 
 

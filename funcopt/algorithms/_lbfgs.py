@@ -145,4 +145,4 @@ def lbfgs(
         moves = unravel(machine.point - flat_params)
         return [None if g is None else move for g, move in zip(grads, moves, strict=True)], machine.state
 
-    return follow_schedules({"lr": lr}, KINDS, init, run, elementwise=False)
+    return follow_schedules(owner, {"lr": lr}, KINDS, init, run, elementwise=False)
