@@ -67,15 +67,15 @@ def zeros_along(param: jax.Array, axis: int) -> jax.Array:
         spec = [*sharding.spec, *[None] * (param.ndim - len(sharding.spec))]
         spec[axis] = None
         return jnp.zeros(shape, param.dtype, device=sharding.update(spec=PartitionSpec(*spec)))
-    return _beside(param, jnp.zeros(shape, param.dtype))
+    return beside(param, jnp.zeros(shape, param.dtype))
 
 
 def number_like(param: jax.Array, value: Any) -> jax.Array:
     """A float32 scalar that belongs to a parameter, on its device where that is one."""
-    return _beside(param, jnp.full((), value, jnp.float32))
+    return beside(param, jnp.full((), value, jnp.float32))
 
 
-def _beside(param: jax.Array, new: jax.Array) -> jax.Array:
+def beside(param: jax.Array, new: jax.Array) -> jax.Array:
     """What belongs to a parameter on the device, and in the kind of memory, that the parameter was put on."""
     sharding = None if isinstance(param, Tracer) else getattr(param, "sharding", None)
     if isinstance(sharding, SingleDeviceSharding) and param.committed:

@@ -308,12 +308,19 @@ def check_arrays(where: str, leaves: Sequence[Any], treedef: Any) -> None:
             )
 
 
+def typed_sharding(array: Any) -> Any:
+    """The sharding that is part of an array's type (`AxisType.Explicit`), if it divides the array; else None."""
+    sharding = getattr(jax.typeof(array), "sharding", None)
+    spec = getattr(sharding, "spec", None)
+    return sharding if spec is not None and any(axis is not None for axis in spec) else None
+
+
 def refuse_sharded_types(owner: str, leaves: Sequence[Any], fix: str) -> None:
     """Refuses arrays whose type says that they are sharded (`AxisType.Explicit`), for what makes one vector of them."""
     for leaf in leaves:
-        spec = getattr(getattr(jax.typeof(leaf), "sharding", None), "spec", None)
-        if spec is not None and any(axis is not None for axis in spec):
+        sharding = typed_sharding(leaf)
+        if sharding is not None:
             raise ValueError(
                 f"{owner}: arrays must not be sharded by their types, since one vector has no such sharding, got "
-                f"{spec}; {fix}"
+                f"{sharding.spec}; {fix}"
             )

@@ -11,6 +11,7 @@ point that was asked for and says which point is next. In JAX it runs under `lax
 a closure between transitions.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from funcopt import _tree
+from funcopt._numerics import beside
 from funcopt.algorithms import _line_search
 from funcopt.algorithms._line_search import Point, Search
 
@@ -66,7 +68,7 @@ class Machine(NamedTuple):
 def initial_state(flat_params: jax.Array, history_size: int) -> LbfgsState:
     """The state before the first update; its arrays have the vector's dtype."""
     dtype = flat_params.dtype
-    return LbfgsState(
+    state = LbfgsState(
         func_evals=_tree.zero_step(),
         n_iter=_tree.zero_step(),
         d=jnp.zeros_like(flat_params),
@@ -80,6 +82,7 @@ def initial_state(flat_params: jax.Array, history_size: int) -> LbfgsState:
         prev_loss=jnp.zeros((), float),
         num_pairs=_tree.zero_step(),
     )
+    return jax.tree.map(functools.partial(beside, flat_params), state)
 
 
 def start(state: LbfgsState, flat_params: jax.Array, line_search_fn: str | None) -> Machine:

@@ -17,10 +17,11 @@ from typing import Annotated, Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec, reshard
 
 from funcopt import _checks
 from funcopt._numerics import filled, lerp
-from funcopt._tree import is_static, refuse_unless_real
+from funcopt._tree import is_static, refuse_unless_real, typed_sharding
 from funcopt.algorithms._frame import descend
 from funcopt.kinds import AnyNumber, Flag, Hyperparameter, NonNegative, choice, integer, number
 from funcopt.rule import Rule, direction, transformation
@@ -105,7 +106,11 @@ def muon(
     def update(g: jax.Array, s: MuonState) -> tuple[jax.Array, MuonState]:
         buffer = lerp(s.momentum_buffer, g, 1 - momentum)
         u = lerp(g, buffer, momentum) if nesterov else buffer
+        # Where types say how the matrix is divided, products of it would not say how theirs is.
+        divided = typed_sharding(u)
+        u = u if divided is None else reshard(u, NamedSharding(divided.mesh, PartitionSpec()))
         u = newton_schulz(u, ns_coefficients=ns_coefficients, eps=eps, ns_steps=ns_steps)
+        u = u if divided is None else reshard(u, divided)
         rows, columns = g.shape
         matched = adjust_lr_fn == "match_rms_adamw"
         factor = 0.2 * max(rows, columns) ** 0.5 if matched else max(1.0, rows / columns) ** 0.5

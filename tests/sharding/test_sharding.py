@@ -1,0 +1,69 @@
+"""State is made like its parameter and stays so; an elementwise update needs no collective."""
+
+import collections
+import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import funcopt
+
+# What the release before had, where a rule looks at whole matrices; XLA makes an all-reduce for each axis of a mesh.
+COLLECTIVES = {
+    ("adafactor", "fsdp"): {"all-reduce": 2},
+    ("adafactor", "tensor"): {"all-reduce": 2},
+    ("adafactor", "mixed"): {"all-reduce": 5},
+    ("muon", "fsdp"): {"all-reduce": 2},
+    ("muon", "tensor"): {"all-reduce": 3, "all-gather": 1, "collective-permute": 3},
+    ("muon", "mixed"): {"all-reduce": 4, "all-gather": 2, "collective-permute": 1},
+}
+# One vector of all parameters is sharded as none of them is.
+REFUSED = {"lbfgs", "join_small_leaves"}
+
+
+@functools.cache
+def tables() -> dict[str, list[dict[str, Any]]]:
+    script = [sys.executable, str(Path(__file__).parent / "table.py")]
+    result = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return json.loads(result.stdout)
+
+
+def test_state_has_the_shardings_of_its_parameters_before_and_after_an_update() -> None:
+    rows = tables()["automatic"]
+    assert {row["name"] for row in rows} >= funcopt.algorithms().keys() - REFUSED
+    assert [row for row in rows if not row["state"] or not row["kept"]] == []
+    for row in rows:
+        whole, one_device = row["bytes"]
+        if row["layout"] == "fsdp":
+            assert whole == 8 * one_device, row
+
+
+def test_collectives_are_those_that_the_rule_needs() -> None:
+    clip = {row["layout"]: row["collectives"] for row in tables()["automatic"] if row["name"] == "optax's clip"}
+    assert clip["fsdp"] == {"all-reduce": 1}
+    for row in tables()["automatic"]:
+        expected = COLLECTIVES.get((row["name"], row["layout"]), {})
+        if "clip" in row["name"]:
+            expected = clip[row["layout"]]
+        more = collections.Counter(row["collectives"]) - collections.Counter(expected)
+        assert not more, row
+
+
+def test_types_that_say_how_arrays_are_sharded_are_kept_or_refused() -> None:
+    for row in tables()["typed"]:
+        if row["name"] in REFUSED:
+            assert "must not be sharded by their types, since one vector has no such sharding" in row["outcome"], row
+        else:
+            assert row["outcome"] == "kept", row
+
+
+@pytest.mark.parametrize("memory", ["device", "pinned_host"])
+def test_state_is_where_its_parameter_was_put(memory: str) -> None:
+    rows = [row for row in tables()["placed"] if row["memory"] == memory]
+    assert {row["name"] for row in rows} >= funcopt.algorithms().keys()
+    assert [row["name"] for row in rows if not row["kept"]] == []
