@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from funcopt._tree import refuse_unless_floating
 from funcopt.algorithms import lbfgs
 from funcopt.algorithms._lbfgs import KINDS as LBFGS_KINDS
 from funcopt.kinds import Kind
-from funcopt.rule import DEFINITIONS, Factory, GradientTransformationExtraArgs, Keys
+from funcopt.rule import DEFINITIONS, ElementwiseTransformation, GradientTransformationExtraArgs, Keys
 
 
 class Algorithm(NamedTuple):
@@ -26,6 +27,18 @@ class Algorithm(NamedTuple):
     complex_numbers: bool  # whether it takes complex parameters
 
 
+def factories() -> dict[str, Callable[..., GradientTransformationExtraArgs]]:
+    """The complete optimizers by name: what has a learning rate and is no part of one."""
+    found: dict[str, Any] = {
+        name: factory
+        for name, factory in DEFINITIONS.items()
+        if factory.__module__.startswith("funcopt.algorithms.")
+        and "lr" in factory.kinds
+        and not name.startswith("scale_by_")
+    }
+    return dict(sorted({**found, "lbfgs": lbfgs}.items()))
+
+
 def algorithms() -> dict[str, Algorithm]:
     """The complete optimizers by name, each with the kinds and defaults of its arguments and its state keys.
 
@@ -35,40 +48,23 @@ def algorithms() -> dict[str, Algorithm]:
         >>> found.kinds["betas"], found.defaults["betas"], found.state_keys
         ((a float in [0, 1), a float in [0, 1)), (0.9, 0.999), ('step', 'exp_avg', 'exp_avg_sq', 'max_exp_avg_sq'))
     """
-    made = {name: _read(factory) for name, factory in DEFINITIONS.items() if _is_complete(name, factory)}
-    made["lbfgs"] = _entry("lbfgs", lbfgs, LBFGS_KINDS, Keys(), False, lambda param: "")
-    return dict(sorted(made.items()))
+    return {name: _read(name, factory) for name, factory in factories().items()}
 
 
-def _is_complete(name: str, factory: Factory[...]) -> bool:
-    """Whether it is an optimizer of funcopt's own, and not a part of one."""
-    own = factory.__module__.startswith("funcopt.algorithms.")
-    return own and "lr" in factory.kinds and not name.startswith("scale_by_")
-
-
-def _read(factory: Factory[...]) -> Algorithm:
-    return _entry(factory.__name__, factory, factory.kinds, factory.keys, factory.elementwise, factory.refuse_param)
-
-
-def _entry(
-    name: str,
-    factory: Any,
-    kinds: Mapping[str, Kind],
-    keys: Keys,
-    elementwise: bool,
-    refuse_param: Callable[[Any], str],
-) -> Algorithm:
-    defaults = {name: p.default for name, p in inspect.signature(factory).parameters.items()}
+def _read(name: str, factory: Any) -> Algorithm:
+    keys, refuse_param = getattr(factory, "keys", Keys()), getattr(factory, "refuse_param", refuse_unless_floating)
     state = jax.eval_shape(factory().init, jax.ShapeDtypeStruct((2, 2), jnp.float32))
-    fields = tuple(name for name in state._fields if name != "step" or keys.step is not None)
-    accepts = lambda shape, dtype: not refuse_param(jax.ShapeDtypeStruct(shape, dtype))  # noqa: E731
+
+    def accepts(shape: tuple[int, ...], dtype: Any) -> bool:
+        return not refuse_param(jax.ShapeDtypeStruct(shape, dtype))
+
     return Algorithm(
         name,
         factory,
-        kinds,
-        defaults,
-        fields,
-        elementwise,
+        kinds=factory.kinds if name in DEFINITIONS else LBFGS_KINDS,
+        defaults={argument: p.default for argument, p in inspect.signature(factory).parameters.items()},
+        state_keys=tuple(field for field in state._fields if field != "step" or keys.step is not None),
+        elementwise=isinstance(factory(), ElementwiseTransformation),
         matrices_only=not accepts((2,), jnp.float32),
         complex_numbers=accepts((2, 2), jnp.complex64),
     )

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from funcopt import schedules
+from funcopt._catalogue import factories
 from funcopt._names import nearest, simplify
-from funcopt.groups._algorithms import algorithms
 from funcopt.kinds import Schedule
 from funcopt.schedules import CycledSchedule
 
@@ -115,7 +115,7 @@ def _own_schedules() -> dict[str, Callable[..., Any]]:
     }
 
 
-OPTIMIZERS = Registry("optimizer", algorithms())
+OPTIMIZERS = Registry("optimizer", factories())
 """funcopt's optimizers, and those that users register: functions that return a transformation, torch optimizers, or
 classes in SCEPTER's manner, made from `(cfg, logger)` and called with the parameters."""
 

@@ -4,17 +4,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from funcopt import _catalogue, _checks
+from funcopt import _checks
+from funcopt._catalogue import factories
 from funcopt._names import nearest, simplify
 from funcopt.rule import GradientTransformation
 
 Factory: TypeAlias = Callable[..., GradientTransformation]
 Algorithm: TypeAlias = str | Factory
-
-
-def algorithms() -> dict[str, Factory]:
-    """Optimizers by name: the functions that make them."""
-    return {name: algorithm.factory for name, algorithm in _catalogue.algorithms().items()}
 
 
 def find_algorithm(algorithm: Algorithm) -> Factory:
@@ -25,7 +21,7 @@ def find_algorithm(algorithm: Algorithm) -> Factory:
         TypeError: for what is neither a name nor a function.
     """
     if isinstance(algorithm, str):
-        known = algorithms()
+        known = factories()
         by_simple_name = {simplify(name): factory for name, factory in known.items()}
         if simplify(algorithm) not in by_simple_name:
             _checks.fail(

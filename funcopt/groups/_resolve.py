@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
+from funcopt._catalogue import factories
 from funcopt._names import nearest
-from funcopt.groups._algorithms import Factory, algorithms, arguments_of, name_of
+from funcopt.groups._algorithms import Factory, arguments_of, name_of
 from funcopt.groups._params import Param
 from funcopt.groups._rule import Rule
 
@@ -80,7 +81,7 @@ def _show(assignment: Assignment) -> str:
 def _check_hyperparams(rules: Sequence[Rule], algorithm: Factory | None) -> None:
     """Refuses what no algorithm that the rules can mean has for a hyperparameter."""
     own = [rule.settings["algorithm"] for rule in rules if rule.changes_algorithm]
-    possible = [algorithm, *own] if algorithm is not None else [*algorithms().values(), *own]
+    possible = [algorithm, *own] if algorithm is not None else [*factories().values(), *own]
     known = {name for factory in possible for name in arguments_of(factory)}
     for rule in rules:
         for name in rule.hyperparams:

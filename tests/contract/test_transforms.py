@@ -1,6 +1,7 @@
 """The laws that every transformation obeys: one table of cases crossed with one test per law."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ class Case(NamedTuple):
     name: str
     make: Callable[..., funcopt.GradientTransformationExtraArgs]
     hyperparams: dict[str, Any]  # each may be given as a prefix
-    scheduled: tuple[str, ...] = ()  # those that may be a schedule; flags may not
+    scheduled: tuple[str, ...] = ()  # arguments that may be a schedule; flags may not
     elementwise: bool = True
     complex_numbers: bool = True  # whether it takes complex parameters, as torch's algorithm does
     matrices_only: bool = False
@@ -62,49 +63,59 @@ def lbfgs(lr: Any) -> funcopt.GradientTransformationExtraArgs:
     return funcopt.GradientTransformationExtraArgs(inner.init, update)
 
 
+# Options that differ from the defaults, by definition; an optimizer without a row here is tried with its defaults.
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "scale": [{"factor": -0.5}],
+    "scale_by_multipliers": [{"multipliers": 0.5}],
+    "scale_by_learning_rate": [{"lr": 0.1}],
+    "add_decayed_weights": [{"weight_decay": 0.1, "mask": True}],
+    "clip_by_global_norm": [{"max_norm": 0.5}],
+    "clip_by_value": [{"clip_value": 0.5}],
+    "params_ema": [{"decay": 0.7}],
+    "trace": [{"momentum": 0.9, "dampening": 0.3}, {"momentum": 0.9, "nesterov": True}],
+    "scale_by_adam": [{"betas": (0.8, 0.9), "eps": 0.1, "amsgrad": True}],
+    "sgd": [{"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1, "maximize": True}, {"lr": 0.1}],
+    "adam": [{"lr": 0.1, "weight_decay": 0.1, "decoupled_weight_decay": False}],
+    "adamw": [{"lr": 0.1, "weight_decay": 0.1, "amsgrad": True}],
+    "adadelta": [{"lr": 0.5, "rho": 0.8, "eps": 0.1, "weight_decay": 0.1}],
+    "adagrad": [{"lr": 0.1, "lr_decay": 0.1, "eps": 0.1}],
+    "adamax": [{"lr": 0.1, "betas": (0.8, 0.9), "weight_decay": 0.1}],
+    "asgd": [{"lr": 0.1, "lambd": 0.1, "alpha": 0.5, "t0": 1.0}],
+    "nadam": [{"lr": 0.1, "momentum_decay": 0.1, "decoupled_weight_decay": True}],
+    "radam": [{"lr": 0.1, "betas": (0.8, 0.5), "weight_decay": 0.1}],
+    "rmsprop": [{"lr": 0.1, "momentum": 0.9, "centered": True}, {"lr": 0.1, "alpha": 0.8, "eps": 0.1}],
+    "rprop": [{"lr": 0.1, "etas": (0.4, 1.3), "step_sizes": (0.01, 1.0)}],
+    "sparse_adam": [{"lr": 0.1, "betas": (0.8, 0.9), "eps": 0.1}],
+    "adafactor": [{"lr": 0.1, "beta2_decay": -0.5, "d": 1.5, "weight_decay": 0.1}],
+    "muon": [{"lr": 0.1, "momentum": 0.8, "nesterov": False, "weight_decay": 0.2}],
+}
+
+
+def accepts(factory: Any, shape: tuple[int, ...], dtype: Any) -> bool:
+    return not factory.refuse_param(jax.ShapeDtypeStruct(shape, dtype))
+
+
+def rows_of(factory: Any) -> list[Case]:
+    """The rows of a definition: all that the laws ask of it is what it says itself."""
+    name = factory.__name__
+    return [
+        Case(
+            f"{name}, {i}" if i else name,
+            factory,
+            options,
+            scheduled=tuple(argument for argument, kind in factory.kinds.items() if kind.scheduled),
+            elementwise=factory.elementwise,
+            complex_numbers=accepts(factory, (2, 2), jnp.complex64),
+            matrices_only=not accepts(factory, (2,), jnp.float32),
+        )
+        for i, options in enumerate(OPTIONS.get(name, [{"lr": 0.1}]))
+    ]
+
+
+DEFINED = [*(name for name in funcopt.algorithms() if name != "lbfgs"), *(OPTIONS.keys() - funcopt.algorithms().keys())]
 CASES = [
-    Case("scale", funcopt.scale, {"factor": -0.5}, ("factor",)),
-    Case("scale_by_multipliers", funcopt.scale_by_multipliers, {"multipliers": 0.5}, ("multipliers",)),
-    Case("scale_by_learning_rate", funcopt.scale_by_learning_rate, {"lr": 0.1}, ("lr",)),
-    Case("add_decayed_weights", funcopt.add_decayed_weights, {"weight_decay": 0.1, "mask": True}, ("weight_decay",)),
-    Case("clip_by_global_norm", funcopt.clip_by_global_norm, {"max_norm": 0.5}, ("max_norm",)),
-    Case("clip_by_value", funcopt.clip_by_value, {"clip_value": 0.5}, ("clip_value",)),
-    Case("trace", funcopt.trace, {"momentum": 0.9, "dampening": 0.3}, ("momentum", "dampening")),
-    Case("trace, nesterov", funcopt.trace, {"momentum": 0.9, "nesterov": True}, ("momentum",)),
-    Case("scale_by_adam", funcopt.scale_by_adam, {"betas": (0.8, 0.9), "eps": 0.1, "amsgrad": True}, ("betas", "eps")),
-    Case("sgd", funcopt.sgd, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1, "maximize": True}, ("lr", "momentum")),
-    Case("sgd, plain", funcopt.sgd, {"lr": 0.1}, ("lr",)),
-    Case("adam", funcopt.adam, {"lr": 0.1, "weight_decay": 0.1, "decoupled_weight_decay": False}, ("lr", "betas")),
-    Case("adamw", funcopt.adamw, {"lr": 0.1, "weight_decay": 0.1, "amsgrad": True}, ("lr", "weight_decay")),
+    *(row for name in sorted(DEFINED) for row in rows_of(getattr(funcopt, name))),
     Case("card", card, {"weight_decay": 1e-4, "lr": 1e-3}, ("lr",)),
-    Case("adadelta", funcopt.adadelta, {"lr": 0.5, "rho": 0.8, "eps": 0.1, "weight_decay": 0.1}, ("lr", "rho", "eps")),
-    Case("adagrad", funcopt.adagrad, {"lr": 0.1, "lr_decay": 0.1, "eps": 0.1}, ("lr", "lr_decay", "eps")),
-    Case("adamax", funcopt.adamax, {"lr": 0.1, "betas": (0.8, 0.9), "weight_decay": 0.1}, ("lr", "betas")),
-    Case("asgd", funcopt.asgd, {"lr": 0.1, "lambd": 0.1, "alpha": 0.5, "t0": 1.0}, ("lr", "lambd", "alpha", "t0")),
-    Case("nadam", funcopt.nadam, {"lr": 0.1, "momentum_decay": 0.1, "decoupled_weight_decay": True}, ("lr", "betas")),
-    Case("radam", funcopt.radam, {"lr": 0.1, "betas": (0.8, 0.5), "weight_decay": 0.1}, ("lr", "betas")),
-    Case("rmsprop", funcopt.rmsprop, {"lr": 0.1, "momentum": 0.9, "centered": True}, ("lr", "momentum")),
-    Case("rmsprop, plain", funcopt.rmsprop, {"lr": 0.1, "alpha": 0.8, "eps": 0.1}, ("lr", "alpha", "eps")),
-    Case("params_ema", funcopt.params_ema, {"decay": 0.7}, ("decay",)),
-    Case("rprop", funcopt.rprop, {"lr": 0.1, "etas": (0.4, 1.3), "step_sizes": (0.01, 1.0)}, ("lr", "etas")),
-    Case("sparse_adam", funcopt.sparse_adam, {"lr": 0.1, "betas": (0.8, 0.9), "eps": 0.1}, ("lr", "betas", "eps")),
-    Case(
-        "adafactor",
-        funcopt.adafactor,
-        {"lr": 0.1, "beta2_decay": -0.5, "d": 1.5, "weight_decay": 0.1},
-        ("lr", "weight_decay"),
-        elementwise=False,
-        complex_numbers=False,
-    ),
-    Case(
-        "muon",
-        funcopt.muon,
-        {"lr": 0.1, "momentum": 0.8, "nesterov": False, "weight_decay": 0.2},
-        ("lr", "momentum", "weight_decay"),
-        elementwise=False,
-        complex_numbers=False,
-        matrices_only=True,
-    ),
     Case("lbfgs", lbfgs, {"lr": 0.5}, ("lr",), elementwise=False, prefixes=False, by_leaf=False),
     Case(
         "masked",
@@ -259,12 +270,12 @@ def test_prefix_equals_full_tree(case: Case) -> None:
 
 
 @LAWS
-def test_constant_schedule_equals_number(case: Case) -> None:
-    for name in case.scheduled:
-        value = case.hyperparams.get(name, (0.9, 0.999))
-        assert_same(case, case(**{name: constant(value)}))
-        if case.prefixes:
-            assert_same(case, case(**{name: {"body": value, "head": constant(value)}}))
+def test_constant_schedules_equal_numbers(case: Case) -> None:
+    defaults = {name: p.default for name, p in inspect.signature(case.make).parameters.items()}
+    values = {name: case.hyperparams.get(name, defaults[name]) for name in case.scheduled}
+    assert_same(case, case(**{name: constant(value) for name, value in values.items()}))
+    if case.prefixes:
+        assert_same(case, case(**{name: {"body": v, "head": constant(v)} for name, v in values.items()}))
 
 
 def assert_same(case: Case, tx: funcopt.GradientTransformationExtraArgs) -> None:
