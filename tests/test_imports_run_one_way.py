@@ -19,6 +19,7 @@ LAYERS = (
     ("_program",),
     ("_lift",),
     ("rule",),
+    ("frame",),
     ("algorithms", "transforms", "schedules", "_inspect", "_catalogue", "interop_optax"),
     ("groups",),
     ("config._read", "config._spec", "config._optimizers"),
@@ -31,7 +32,7 @@ LAYERS = (
 )
 # The bridge stands beside them: what it sees, and who sees it.
 BRIDGE = "torch_bridge"
-BELOW_BRIDGE = (*itertools.chain(*LAYERS[:5]), "algorithms", "transforms", "_catalogue")
+BELOW_BRIDGE = (*itertools.chain(*LAYERS[:6]), "algorithms", "transforms", "_catalogue")
 ABOVE_BRIDGE = ("config._build", "")
 # Importing funcopt imports no torch, so these import the bridge when it is asked for.
 LATE = {("funcopt", "funcopt.torch_bridge"), ("funcopt.config._build", "funcopt.torch_bridge")}

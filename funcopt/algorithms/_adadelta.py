@@ -14,7 +14,7 @@ import jax
 import optax
 
 from funcopt._numerics import filled, recomputed, root
-from funcopt.algorithms._frame import descend
+from funcopt.frame import descend
 from funcopt.kinds import Flag, NonNegative, Unit
 from funcopt.rule import Keys, Rule, direction, transformation
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from funcopt import _checks
 from funcopt._numerics import filled, lerp, zeros_along
 from funcopt._tree import refuse_unless_real, weak
-from funcopt.algorithms._frame import ascend, is_zero
+from funcopt.frame import ascend, is_zero
 from funcopt.kinds import AtLeastOne, Flag, Hyperparameter, NonNegative, NonPositive, number
 from funcopt.rule import Rule, transformation
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from funcopt._numerics import bias_correction, lerp, once, root
-from funcopt.algorithms._frame import descend
+from funcopt.frame import descend
 from funcopt.kinds import Flag, FloatBetas, NonNegative
 from funcopt.rule import Keys, Rule, direction, transformation
 

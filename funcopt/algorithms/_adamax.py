@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from funcopt._numerics import bias_correction, filled, lerp
-from funcopt.algorithms._frame import descend
+from funcopt.frame import descend
 from funcopt.kinds import Betas, Flag, NonNegative
 from funcopt.rule import Keys, Rule, direction, transformation
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from funcopt._numerics import choose, number_like
 from funcopt._tree import weak
-from funcopt.algorithms._frame import ascend, decayed
+from funcopt.frame import ascend, decayed
 from funcopt.kinds import AnyNumber, Flag, NonNegative
 from funcopt.rule import Keys, Rule, transformation
 

@@ -22,7 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec, reshard
 from funcopt import _checks
 from funcopt._numerics import filled, lerp
 from funcopt._tree import is_static, refuse_unless_real, typed_sharding
-from funcopt.algorithms._frame import descend
+from funcopt.frame import descend
 from funcopt.kinds import AnyNumber, Flag, Hyperparameter, NonNegative, choice, integer, number
 from funcopt.rule import Rule, direction, transformation
 

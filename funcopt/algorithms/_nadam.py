@@ -17,7 +17,7 @@ import jax
 
 from funcopt._numerics import bias_correction, filled, lerp, number_like, root
 from funcopt._tree import weak
-from funcopt.algorithms._frame import descend
+from funcopt.frame import descend
 from funcopt.kinds import Betas, Flag, NonNegative
 from funcopt.rule import Rule, direction, transformation
 

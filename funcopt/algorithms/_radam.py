@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from funcopt._numerics import bias_correction, filled, lerp, log, once, root
-from funcopt.algorithms._frame import descend
+from funcopt.frame import descend
 from funcopt.kinds import Betas, Flag, NonNegative
 from funcopt.rule import Rule, direction, transformation
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 
 from funcopt._numerics import filled, lerp, root
-from funcopt.algorithms._frame import descend, is_zero
+from funcopt.frame import descend, is_zero
 from funcopt.kinds import Flag, NonNegative
 from funcopt.rule import Rule, direction, transformation
 

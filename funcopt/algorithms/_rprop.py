@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from funcopt import _checks
 from funcopt._numerics import choose, filled
-from funcopt.algorithms._frame import ascend
+from funcopt.frame import ascend
 from funcopt.kinds import Flag, Hyperparameter, NonNegative, number
 from funcopt.rule import Keys, Rule, transformation
 

@@ -16,7 +16,7 @@ import optax
 
 from funcopt._numerics import recomputed
 from funcopt._tree import is_static
-from funcopt.algorithms._frame import ascend, decay_rows, decayed, is_zero
+from funcopt.frame import ascend, decay_rows, decayed, is_zero
 from funcopt.kinds import AnyNumber, Flag, NonNegative
 from funcopt.rule import Keys, Refused, Rule, asking, direction, transformation
 

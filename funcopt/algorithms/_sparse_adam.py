@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from funcopt._numerics import bias_correction, filled, root
-from funcopt.algorithms._frame import descend
+from funcopt.frame import descend
 from funcopt.kinds import Betas, Flag, Positive
 from funcopt.rule import Keys, Rule, direction, transformation
 

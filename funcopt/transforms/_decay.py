@@ -6,7 +6,7 @@ In front of an algorithm this is the L2 penalty's gradient; behind it, in front 
 weight decay (Loshchilov and Hutter, 2019).
 """
 
-from funcopt.algorithms._frame import decay_rows, decayed, is_zero
+from funcopt.frame import decay_rows, decayed, is_zero
 from funcopt.kinds import Flag, NonNegative
 from funcopt.rule import Rule, transformation
 

@@ -5,12 +5,18 @@ g = g + weight_decay * p                  unless decoupled
 u = direction(g)
 u = u + weight_decay * p                  decoupled
 p = p - lr * u
+
+Beside it stands the arithmetic that rules share, in torch's order of operations.
 """
 
 from typing import Any
 
 import jax
 
+from funcopt._numerics import bias_correction as bias_correction
+from funcopt._numerics import lerp as lerp
+from funcopt._numerics import once as once
+from funcopt._numerics import root as root
 from funcopt._rows import Handling
 from funcopt._tree import is_static
 from funcopt.rule import Rule, asked_for, asking
@@ -39,7 +45,23 @@ def ascend(g: jax.Array, maximize: bool) -> jax.Array:
 def descend(
     direction: Rule, lr: Any, *, weight_decay: Any = 0.0, decoupled: bool = False, maximize: bool = False
 ) -> Rule:
-    """The optimizer of a direction, which has a state."""
+    """The optimizer of a direction, which has a state.
+
+    Args:
+        direction: the rule that the module's head calls so.
+        lr: learning rate, one array's own.
+        weight_decay: what is added to the gradient as a multiple of the parameter, or to the direction if `decoupled`.
+        decoupled: whether the decay goes by the direction.
+        maximize: whether to ascend.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from funcopt.frame import descend
+        >>> from funcopt.rule import Rule
+        >>> signs = Rule(lambda g, state: (jnp.sign(g), state), lambda p: ())
+        >>> descend(signs, 0.1).update(jnp.array([3.0]), ())[0]
+        Array([-0.1], dtype=float32)
+    """
     penalty, decay = (0.0, weight_decay) if decoupled else (weight_decay, 0.0)
     asked = asked_for(direction.update)
 
