@@ -2,6 +2,7 @@
 
 import copy
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -106,6 +107,15 @@ INTERRUPTED = {
 }
 
 
+@pytest.fixture
+def sigint() -> Iterator[None]:
+    """Python's own handler, which a shell's background job has not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("sigint")
 @pytest.mark.parametrize("stage", INTERRUPTED)
 @EACH_PATH
 def test_interrupt_waits_for_the_end_of_the_update(stage: str, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
