@@ -196,9 +196,10 @@ def call_rule(owner: str, make: Callable[..., Rule], values: Mapping[str, Any]) 
 
 
 def _init_array(init: Callable[[Any], Any], param: Any) -> Any:
-    """A parameter's state; of an abstract parameter an abstract one."""
+    """A parameter's state, beside it; of an abstract parameter an abstract one."""
     if not isinstance(param, jax.ShapeDtypeStruct):
-        return init(jnp.asarray(param))
+        array = jnp.asarray(param)
+        return jax.tree.map(lambda x: _tree.beside(array, x), init(array))
     state = jax.eval_shape(init, jax.ShapeDtypeStruct(param.shape, param.dtype))
     like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=param.sharding)  # noqa: E731
     return jax.tree.map(lambda x: like(x) if x.shape == param.shape else x, state)

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.core import Tracer
-from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
-from funcopt._tree import is_static, mesh_of, weak
+from funcopt._tree import is_static, weak
 
 
 def lerp(start: jax.Array, end: jax.Array, weight: Any) -> jax.Array:
@@ -67,21 +67,7 @@ def zeros_along(param: jax.Array, axis: int) -> jax.Array:
         spec = [*sharding.spec, *[None] * (param.ndim - len(sharding.spec))]
         spec[axis] = None
         return jnp.zeros(shape, param.dtype, device=sharding.update(spec=PartitionSpec(*spec)))
-    return beside(param, jnp.zeros(shape, param.dtype))
-
-
-def number_like(param: jax.Array, value: Any) -> jax.Array:
-    """A float32 scalar that belongs to a parameter, on its device where that is one."""
-    return beside(param, jnp.full((), value, jnp.float32))
-
-
-def beside(param: jax.Array, new: jax.Array) -> jax.Array:
-    """What belongs to a parameter on the device, and in the kind of memory, that the parameter was put on."""
-    sharding = None if isinstance(param, Tracer) else getattr(param, "sharding", None)
-    if isinstance(sharding, SingleDeviceSharding) and param.committed:
-        return jax.device_put(new, sharding)
-    mesh = mesh_of(param)
-    return new if mesh is None else jax.device_put(new, NamedSharding(mesh, PartitionSpec()))
+    return jnp.zeros(shape, param.dtype)
 
 
 @jax.custom_jvp

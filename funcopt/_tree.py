@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jax import lax
 from jax.core import Tracer
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from funcopt._checks import is_schedule, is_tuple_value, is_value
 from funcopt._rows import is_rows
@@ -117,6 +117,17 @@ def zero_step(params: Sequence[Any] = ()) -> jax.Array:
     meshes = {mesh_of(p) for p in params if p is not None}
     mesh = meshes.pop() if len(meshes) == 1 else None
     return step if mesh is None else jax.device_put(step, NamedSharding(mesh, PartitionSpec()))
+
+
+def beside(param: Any, new: Any) -> Any:
+    """What belongs to a parameter, on the device and in the kind of memory, or over the mesh, that this was put on."""
+    if isinstance(param, Tracer) or isinstance(new, Tracer) or not isinstance(new, jax.Array):
+        return new
+    mesh = mesh_of(param)
+    if mesh is not None:
+        return jax.device_put(new, NamedSharding(mesh, PartitionSpec())) if mesh_of(new) is None else new
+    placed = isinstance(param, jax.Array) and param.committed and isinstance(param.sharding, SingleDeviceSharding)
+    return jax.device_put(new, param.sharding) if placed and new.sharding != param.sharding else new
 
 
 def mesh_of(array: Any) -> Any:

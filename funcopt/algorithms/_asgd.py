@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funcopt._numerics import choose, number_like
+from funcopt._numerics import choose
 from funcopt._tree import weak
 from funcopt.frame import ascend, decayed
 from funcopt.kinds import AnyNumber, Flag, NonNegative
@@ -61,7 +61,7 @@ def asgd(
     """
 
     def init(p: jax.Array) -> AsgdState:
-        return AsgdState(0, number_like(p, lr), number_like(p, 1.0), jnp.array(p, p.dtype))
+        return AsgdState(0, jnp.float32(lr), jnp.float32(1.0), jnp.array(p, p.dtype))
 
     def update(g: jax.Array, s: AsgdState, *, param: jax.Array) -> tuple[jax.Array, AsgdState]:
         g = decayed(ascend(g, maximize), param, weight_decay)

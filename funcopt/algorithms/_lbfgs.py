@@ -97,7 +97,7 @@ def lbfgs(
         leaves, treedef = _tree.flatten(params)
         _tree.check_params(leaves, treedef, owner, _tree.refuse_unless_floating)
         flat, _ = _ravel([None if x is None else _tree.to_compute(jnp.asarray(x)) for x in leaves])
-        return initial_state(flat, history_size)
+        return initial_state(_tree.beside(leaves[0], flat), history_size)
 
     def run(leaves: Leaves, state: Any, extra: dict[str, Any], values: dict[str, Any]) -> tuple[list[Any], LbfgsState]:
         options = Options(_tree.weak(values["lr"]), max_iter, max_eval, tolerance_grad, tolerance_change)

@@ -19,7 +19,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from funcopt import _tree
-from funcopt._numerics import beside
 from funcopt.algorithms import _line_search
 from funcopt.algorithms._line_search import Point, Search
 
@@ -82,7 +81,7 @@ def initial_state(flat_params: jax.Array, history_size: int) -> LbfgsState:
         prev_loss=jnp.zeros((), float),
         num_pairs=_tree.zero_step(),
     )
-    return jax.tree.map(functools.partial(beside, flat_params), state)
+    return jax.tree.map(functools.partial(_tree.beside, flat_params), state)
 
 
 def start(state: LbfgsState, flat_params: jax.Array, line_search_fn: str | None) -> Machine:

@@ -14,8 +14,9 @@ defaults). optax keeps mu at beta1.
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from funcopt._numerics import bias_correction, filled, lerp, number_like, root
+from funcopt._numerics import bias_correction, filled, lerp, root
 from funcopt._tree import weak
 from funcopt.frame import descend
 from funcopt.kinds import Betas, Flag, NonNegative
@@ -61,7 +62,7 @@ def nadam(
     beta1, beta2 = betas
 
     def init(p: jax.Array) -> NadamState:
-        return NadamState(0, number_like(p, 1.0), filled(p), filled(p))
+        return NadamState(0, jnp.float32(1.0), filled(p), filled(p))
 
     def update(g: jax.Array, s: NadamState) -> tuple[jax.Array, NadamState]:
         t = s.step

@@ -16,7 +16,6 @@ while the arrays keep their own dtypes.
 
 import contextlib
 import functools
-import importlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -36,9 +35,6 @@ from funcopt.torch_bridge._apart import compute_apart
 from funcopt.torch_bridge._binding import Binding, Layout
 from funcopt.torch_bridge._buffers import Device
 from funcopt.torch_bridge._groups import GroupLeaves, PerGroup, is_group_leaves
-
-# jax 0.6, the last one for Python 3.10, has it among its experiments.
-enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental").enable_x64
 
 _shape_of, _dtype_of = attrgetter("shape"), attrgetter("dtype")
 
@@ -78,7 +74,7 @@ class Engine:
     @contextlib.contextmanager
     def precision(self) -> Iterator[None]:
         """The context in which all of the engine's arrays are made and used."""
-        with enable_x64(True), jax.default_device(self.device):
+        with jax.enable_x64(True), jax.default_device(self.device):
             yield
 
     def init(self, layout: Layout, numbers: np.ndarray, params: PerGroup) -> PyTree:

@@ -19,7 +19,6 @@ from torch import Tensor
 from funcopt.algorithms._lbfgs_machine import LbfgsState, Machine, Options, start, transition
 from funcopt.torch_bridge import _buffers
 from funcopt.torch_bridge._buffers import Device
-from funcopt.torch_bridge._engine import enable_x64
 
 _transition: Callable[..., Machine] = jax.jit(transition, donate_argnums=0)
 
@@ -137,7 +136,7 @@ class LBFGS(torch.optim.LBFGS):
     @contextlib.contextmanager
     def _precision(self) -> Iterator[None]:
         """The context of all that is done with arrays, and of nothing that the closure does."""
-        with enable_x64(True), jax.default_device(self._device()):
+        with jax.enable_x64(True), jax.default_device(self._device()):
             yield
 
     def _device(self) -> Device:

@@ -15,7 +15,7 @@ from jax import lax
 
 from funcopt import _checks
 from funcopt._rows import is_rows
-from funcopt._tree import flatten, is_none, refuse_sharded_types
+from funcopt._tree import beside, flatten, is_none, refuse_sharded_types
 from funcopt.rule import ElementwiseTransformation, GradientTransformation, PyTree
 
 
@@ -85,7 +85,7 @@ def _concatenate(leaves: Sequence[Any]) -> jax.Array | None:
             "leave the others out with funcopt.masked, or keep them apart with within"
         )
     refuse_sharded_types("join_small_leaves", leaves, "leave them out with funcopt.masked, or join within each shard")
-    return jnp.concatenate([jnp.ravel(leaf) for leaf in leaves])
+    return beside(leaves[0], jnp.concatenate([jnp.ravel(leaf) for leaf in leaves]))
 
 
 def _split(parts: PyTree, updates: PyTree, like: PyTree, max_size: int) -> PyTree:
