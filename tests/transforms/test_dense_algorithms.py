@@ -173,7 +173,7 @@ def test_what_torch_accepts_is_accepted(algorithm: Algorithm, options: dict[str,
         (lambda: funcopt.muon(ns_coefficients=(1.0, 2.0)), "muon: ns_coefficients must be a tuple of 3 numbers"),
         (
             lambda: funcopt.muon(adjust_lr_fn={"w": "orignal"}),
-            r"muon: adjust_lr_fn\['w'\] must be None or one of 'original', 'match_rms_adamw', got 'orignal'",
+            r"muon: adjust_lr_fn\['w'\] must be None or one of 'original', 'match_rms_adamw', 'spectral_unclamped'",
         ),
         (
             lambda: funcopt.muon().init({"w": jnp.ones((2, 2)), "b": jnp.ones(2)}),
@@ -301,3 +301,16 @@ def test_radams_sma_length_is_accurate_in_float32(beta2: float) -> None:
     assert actual.dtype == np.float32
     assert np.abs(actual / exact - 1).max() <= 8 * ULP
     np.testing.assert_array_equal(actual > 5, np.array(exact) > 5)
+
+
+@pytest.mark.parametrize(("shape", "factor"), [((4, 16), 0.5), ((16, 4), 2.0)])
+def test_muon_unclamped(shape: tuple[int, int], factor: float) -> None:
+    """Torch has it since 2.14 only: lr * sqrt(rows / columns) where "original" has at least lr."""
+    grads = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+
+    def update(name: str) -> jax.Array:
+        tx = funcopt.muon(0.1, weight_decay=0.0, adjust_lr_fn=name)
+        return tx.update(grads, tx.init(grads), grads)[0]
+
+    original = update("original") / max(1.0, factor)
+    np.testing.assert_allclose(update("spectral_unclamped"), factor * original, rtol=1e-6)
