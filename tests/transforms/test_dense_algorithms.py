@@ -308,7 +308,7 @@ def test_muon_unclamped(shape: tuple[int, int], factor: float) -> None:
     """Torch has it since 2.14 only: lr * sqrt(rows / columns) where "original" has at least lr."""
     grads = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
 
-    def update(name: str) -> jax.Array:
+    def update(name: str) -> Any:
         tx = funcopt.muon(0.1, weight_decay=0.0, adjust_lr_fn=name)
         return tx.update(grads, tx.init(grads), grads)[0]
 
