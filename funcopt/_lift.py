@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,9 @@ from funcopt import _checks, _tree
 from funcopt._program import Leaves, Program, PyTree, program
 from funcopt._rows import Handling, RowSparse, coalesce, is_rows, put_rows, take_rows, to_dense
 from funcopt.kinds import Hyperparameter, Kind
+
+REDUCE: ContextVar[Callable[[PyTree, Callable[[Any, Any], Any]], PyTree] | None] = ContextVar("REDUCE", default=None)
+"""What else joins totals, `(total, join) -> total`: set while a part of the arrays is traced by itself."""
 
 
 class Rule(NamedTuple):
@@ -291,7 +295,9 @@ def _total(rules: Sequence[Rule], updates: Sequence[Any], stored: Sequence[Any],
             own.append(rule.total(values, *([] if old is None else [_compute(old)]), **given))
     if not own:
         return None
-    return functools.reduce(lambda a, b: jax.tree.map(rules[0].join, a, b), own)
+    joined = functools.reduce(lambda a, b: jax.tree.map(rules[0].join, a, b), own)
+    reduce = REDUCE.get()
+    return joined if reduce is None else reduce(joined, rules[0].join)
 
 
 def _update(owner: str, rule: Rule, g: Any, old: Any, known: dict[str, Any], treedef: Any, i: int) -> tuple[Any, Any]:

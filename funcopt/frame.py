@@ -12,6 +12,7 @@ Beside it stands the arithmetic that rules share, in torch's order of operations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from funcopt._numerics import bias_correction as bias_correction
 from funcopt._numerics import lerp as lerp
@@ -30,6 +31,20 @@ def is_zero(value: Any) -> bool:
 def decayed(update: jax.Array, param: Any, weight_decay: Any) -> jax.Array:
     """As in torch, a plain 0 leaves the update alone, where 0 * inf would make it NaN."""
     return update if is_zero(weight_decay) else update + weight_decay * param
+
+
+def moved(momentum: Any, buffer: jax.Array, update: jax.Array, weight: Any = 1.0) -> tuple[jax.Array, jax.Array]:
+    """A momentum buffer after an update that enters with a weight, and what comes out: the buffer.
+
+    As in torch, a momentum that is 0 for a while leaves the buffer alone, and the update comes out.
+    """
+    if is_static(momentum):
+        new = momentum * buffer + weight * update
+        return new, new
+    # Chosen as scalars, where to choose between arrays would have XLA:CPU compute both.
+    off = jnp.where(momentum == 0, 1.0, 0.0)
+    new = (momentum + off) * buffer + weight * (1 - off) * update
+    return new, (1 - off) * new + off * update
 
 
 def decay_rows(weight_decay: Any) -> Handling:

@@ -34,6 +34,15 @@ LAYERS = (
 BRIDGE = "torch_bridge"
 BELOW_BRIDGE = (*itertools.chain(*LAYERS[:6]), "algorithms", "transforms", "_catalogue")
 ABOVE_BRIDGE = ("groups", "config._build", "")  # what makes the optimizer of a torch model
+BRIDGE_LAYERS = (
+    ("_buffers", "_groups"),
+    ("_units", "_matching", "_binding"),
+    ("engines",),
+    ("store",),
+    ("_bridge", "_convert", "_lbfgs"),
+    ("_lr_scheduler", "optim"),
+    ("",),
+)
 # Importing funcopt imports no torch, so these import the bridge when it is asked for.
 LATE = {(source, "funcopt.torch_bridge") for source in ("funcopt", "funcopt.groups._groups", "funcopt.config._build")}
 
@@ -135,6 +144,18 @@ def late(arrows: Sequence[Import]) -> list[Import]:
 
 def test_no_arrow_goes_up() -> None:
     assert [*map(str, upward(within_funcopt(all_imports())))] == []
+
+
+def test_no_arrow_goes_up_in_the_bridge() -> None:
+    within = f"funcopt.{BRIDGE}"
+    height = {name: i for i, layer in enumerate(BRIDGE_LAYERS) for name in layer}
+
+    def layer(module: str) -> int:
+        return height[module.removeprefix(within).removeprefix(".").split(".")[0]]
+
+    own = [a for a in all_imports() if a.source.startswith(within) and a.target.startswith(within)]
+    assert len(own) > 30
+    assert [str(arrow) for arrow in own if layer(arrow.source) < layer(arrow.target)] == []
 
 
 def test_there_is_no_circle() -> None:

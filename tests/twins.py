@@ -115,6 +115,8 @@ def largest_difference(ours: Iterable[torch.Tensor], theirs: Iterable[torch.Tens
     return worst_error(a, b)
 
 
-def programs(optimizer: TorchBridge) -> list[jax.stages.Compiled]:
-    """What an optimizer has compiled so far to run in place on the CPU."""
-    return list(optimizer._holdings.engine._merged.values())
+def program_of(optimizer: TorchBridge) -> jax.stages.Compiled:
+    """What an optimizer ran at its last step."""
+    engine = optimizer._store._engine
+    assert engine is not None
+    return engine.program

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 
 from funcopt._numerics import filled, lerp, root
-from funcopt.frame import descend, is_zero
+from funcopt.frame import descend, is_zero, moved
 from funcopt.kinds import Flag, NonNegative
 from funcopt.rule import Rule, direction, transformation
 
@@ -67,8 +67,10 @@ def rmsprop(
         if grad_avg is not None:
             variance = square_avg - grad_avg * grad_avg
         u = g / (root(variance) + eps)
-        buffer = None if plain else momentum * s.momentum_buffer + u
-        return u if buffer is None else buffer, RmspropState(s.step, square_avg, buffer, grad_avg)
+        if plain:
+            return u, RmspropState(s.step, square_avg, None, grad_avg)
+        buffer, moving = moved(momentum, s.momentum_buffer, u)
+        return moving, RmspropState(s.step, square_avg, buffer, grad_avg)
 
     return descend(Rule(update, init), lr, weight_decay=weight_decay, maximize=maximize)
 

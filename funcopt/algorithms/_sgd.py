@@ -16,7 +16,7 @@ import optax
 
 from funcopt._numerics import recomputed
 from funcopt._tree import is_static
-from funcopt.frame import ascend, decay_rows, decayed, is_zero
+from funcopt.frame import ascend, decay_rows, decayed, is_zero, moved
 from funcopt.kinds import AnyNumber, Flag, NonNegative
 from funcopt.rule import Keys, Refused, Rule, asking, direction, transformation
 
@@ -67,10 +67,10 @@ def sgd(
         u = decayed(g, param, weight_decay)
         if plain:
             return descent(u), s
-        buffer = momentum * s.momentum_buffer + jnp.where(s.step == 1, 1.0, 1 - dampening) * u
+        buffer, moving = moved(momentum, s.momentum_buffer, u, jnp.where(s.step == 1, 1.0, 1 - dampening))
         if nesterov:  # the decayed gradient is computed again: two results need it, see `recomputed`
-            u = decayed(g, param, recomputed(weight_decay)) + momentum * buffer
-        return descent(u if nesterov else buffer), TraceState(s.step, buffer)
+            moving = decayed(g, param, recomputed(weight_decay)) + momentum * buffer
+        return descent(moving), TraceState(s.step, buffer)
 
     def descent(u: jax.Array) -> jax.Array:
         return u if is_static(lr) and lr == -1 else -lr * u

@@ -1,13 +1,14 @@
 """What `TorchBridge` is told to run: a factory whose arguments are group hyperparameters, or a ready transformation.
 
 A binding knows the hyperparameters' names and defaults, sorts a group's values into numbers (traced: they may change at
-any step) and the rest (static), and builds the transformation from one dict of values per group.
+any step) and the rest (its class), and builds the transformation from one dict of values per group.
 """
 
 import difflib
 import functools
 import inspect
 import numbers
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -31,26 +32,36 @@ _MULTIPLIER_OF = {target: field for field, target in MULTIPLIERS.items()}
 _ALIASES = {"learning_rate": "lr"}
 
 
-class Layout(NamedTuple):
-    """The static part of all groups' values: hashable, so that it keys the compiled programs."""
-
-    groups: tuple[tuple[tuple[str, Any], ...], ...]  # (name, static value | Slot) per group
-    size: int  # how many numbers there are
-
-    def fill(self, numbers: Sequence[Any]) -> list[dict[str, Any]]:
-        """The groups' values, with numbers in their places."""
-        return [{name: _fill(value, numbers) for name, value in group} for group in self.groups]
-
-
-class Slot(NamedTuple):
-    """The place of a number, or of a tuple of numbers, in the packed vector."""
+class Number(NamedTuple):
+    """The place of a number, or of a tuple of numbers, among those of a group."""
 
     start: int
     stop: int | None  # None: a number and not a tuple
 
 
+class ProgramClass(NamedTuple):
+    """What is known of a group's values while tracing; hashable, it keys the compiled programs."""
+
+    values: tuple[tuple[str, Any], ...]  # name, and the static value or a `Number`
+
+    def fill(self, numbers: Sequence[Any]) -> dict[str, Any]:
+        """A group's values, with numbers in their places."""
+        return {name: _fill(value, numbers) for name, value in self.values}
+
+    @property
+    def size(self) -> int:
+        """How many numbers there are."""
+        return sum(
+            (value.stop or value.start + 1) - value.start for _, value in self.values if isinstance(value, Number)
+        )
+
+    def has_number(self, name: str) -> bool:
+        """Whether a hyperparameter is a number that may change."""
+        return any(own == name and isinstance(value, Number) for own, value in self.values)
+
+
 def _fill(value: Any, numbers: Sequence[Any]) -> Any:
-    if not isinstance(value, Slot):
+    if not isinstance(value, Number):
         return value
     return numbers[value.start] if value.stop is None else tuple(numbers[value.start : value.stop])
 
@@ -68,13 +79,18 @@ class Binding:
     Args:
         transform: see `TorchBridge`.
         hyperparams: values given for the factory's arguments.
+        multiplied: whether a group's `lr_mult` and `decay_mult` mean something; otherwise they are the user's own.
 
     Raises:
         TypeError: for a `transform` that is neither, an argument that the factory lacks or that it needs and does not
             get.
     """
 
-    def __init__(self, transform: Any, hyperparams: Mapping[str, Any] = MappingProxyType({})) -> None:
+    def __init__(
+        self, transform: Any, hyperparams: Mapping[str, Any] = MappingProxyType({}), *, multiplied: bool = True
+    ) -> None:
+        self.multiplied = multiplied
+        self._multiplier_of = _MULTIPLIER_OF if multiplied else {}
         self._ready = transform if isinstance(transform, GradientTransformation) else None
         self.name = "a ready transformation" if self._ready else _name_of(transform)
         self.defaults: dict[str, Any] = {}
@@ -136,23 +152,32 @@ class Binding:
         hint = f"; did you mean {near[0]}?" if near else ""
         raise TypeError(f"TorchBridge: {self.name} has no argument {name}{hint} It takes {', '.join(known)}")
 
+    @functools.cached_property
+    def key(self) -> Any:
+        """Two bindings with equal keys run the same."""
+        if self._ready is not None:
+            return Same(self._ready)
+        fixed = tuple((name, _hashable(value)) for name, value in self._fixed.items())
+        # What stands in groups is in their classes.
+        return _factory_key(self._factory), fixed, tuple(self.defaults), self.multiplied
+
     def check_group(self, group: Mapping[str, Any], where: str) -> None:
-        """Checks a group's own fields.
+        """Checks the fields that mean something to the bridge, and warns of what looks like a misspelt one.
 
         Raises:
-            ValueError: for a field that looks like a misspelt hyperparameter, or a multiplier that nothing can use.
+            ValueError: for a multiplier that nothing can use.
         """
-        known = [*self.defaults, *MULTIPLIERS, "params", "param_names", "initial_lr"]
-        for name, value in group.items():
-            if name in self.defaults or name in known:
+        known = [*self.defaults, *(MULTIPLIERS if self.multiplied else ())]
+        for name in group:
+            if name in known or name in _TORCHS_OWN:
                 continue
-            near = difflib.get_close_matches(str(name), [*self.defaults, *MULTIPLIERS], n=1, cutoff=0.8)
+            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.8)
             if near:
-                raise ValueError(f"TorchBridge: {where} has a field {name!r}; did you mean {near[0]!r}?")
-            if name in self._fixed:
-                raise ValueError(
-                    f"TorchBridge: {where} sets {name}, which {self.name} takes once for all groups, got {value!r}"
-                )
+                _warn_once(f"TorchBridge: {where} has a field {name!r}; did you mean {near[0]!r}?")
+            elif name in self._fixed:
+                _warn_once(f"TorchBridge: {where} has a field {name!r}, which {self.name} takes once for all groups")
+        if not self.multiplied:
+            return
         for name in MULTIPLIERS:
             _checks.check_number(f"TorchBridge: {where}", name, group.get(name, 1.0), _checks.NON_NEGATIVE)
         if "weight_decay" not in self.defaults and group.get("decay_mult", 1.0) != 1.0:
@@ -161,36 +186,61 @@ class Binding:
                 "multiply; pass a function that takes weight_decay"
             )
 
-    def split(self, groups: Sequence[Mapping[str, Any]]) -> tuple[Layout, np.ndarray]:
-        """Sorts the groups' values into a static layout and a float64 vector of numbers."""
-        packed: list[float] = []
-        layout = []
-        names = self.defaults if "lr" in self.defaults else {**self.defaults, "lr_mult": 1.0}
-        for group in groups:
-            fields: list[tuple[str, Any]] = []
-            for name, default in names.items():
-                value = group.get(name, default)
-                if isinstance(value, self._static.get(name, ())) or _is_switched_off(name, value, group):
-                    fields.append((name, value))
-                elif _is_number(value):
-                    multiplier = group.get(_MULTIPLIER_OF[name], 1.0) if name in _MULTIPLIER_OF else 1.0
-                    fields.append((name, Slot(len(packed), None)))
-                    packed.append(float(value) * float(multiplier))
-                elif isinstance(value, tuple | list) and value and all(map(_is_number, value)):
-                    fields.append((name, Slot(len(packed), len(packed) + len(value))))
-                    packed.extend(float(item) for item in value)
-                else:
-                    fields.append((name, value))
-            layout.append(tuple(fields))
-        return Layout(tuple(layout), len(packed)), np.array(packed, np.float64)
+    def check_values(self, group: Mapping[str, Any]) -> None:
+        """Builds the transformation from a group's plain numbers, so that the factory checks them."""
+        found, numbers = self.split(group)
+        self.build([found.fill(numbers)])
 
-    def build(self, groups: Sequence[dict[str, Any]]) -> GradientTransformationExtraArgs:
+    def refuse_param(self, shape: Sequence[int], dtype: Any) -> str:
+        """What a parameter must be that the algorithm refuses, "" for others, and where the factory does not say."""
+        refuse = getattr(self._factory, "refuse_param", None) if self._ready is None else None
+        return "" if refuse is None else refuse(jax.ShapeDtypeStruct(tuple(shape), dtype))
+
+    def values(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
+        """A group's values as they are, to tell whether any has changed."""
+        return tuple([group.get(name) for name in self._read])
+
+    @functools.cached_property
+    def _read(self) -> tuple[str, ...]:
+        names = self.defaults if "lr" in self.defaults else {**self.defaults, "lr_mult": 1.0}
+        return (*names, *(name for name in self._multiplier_of.values() if name not in names))
+
+    def split(
+        self, group: Mapping[str, Any], before: ProgramClass | None = None
+    ) -> tuple[ProgramClass, tuple[float, ...]]:
+        """Sorts a group's values into what is static and float64 numbers.
+
+        Args:
+            group: the group.
+            before: its class at the last step: what passes through 0 keeps its buffer and its program.
+        """
+        packed: list[float] = []
+        fields: list[tuple[str, Any]] = []
+        own_factor = self.multiplied and "lr" not in self.defaults
+        names = {**self.defaults, "lr_mult": 1.0} if own_factor else self.defaults
+        for name, default in names.items():
+            value = group.get(name, default)
+            items: Any = value if isinstance(value, tuple | list) and value else (value,)
+            # Known while tracing: without momentum there is no buffer, without decay nothing to read. A decay that a
+            # schedule changes may pass through 0.
+            zero = name == "momentum" or (name == "weight_decay" and "schedule_step" not in group)
+            switched_off = zero and _is_zero(value) and not (before and before.has_number(name))
+            if isinstance(value, self._static.get(name, ())) or switched_off or not all(map(_is_number, items)):
+                fields.append((name, _hashable(value)))
+                continue
+            multiplier = float(group.get(self._multiplier_of[name], 1.0)) if name in self._multiplier_of else 1.0
+            stop = len(packed) + len(items) if items is value else None
+            fields.append((name, Number(len(packed), stop)))
+            packed.extend(float(item) * multiplier for item in items)
+        return ProgramClass(tuple(fields)), tuple(packed)
+
+    def build(self, groups: Sequence[Mapping[str, Any]]) -> GradientTransformationExtraArgs:
         """The transformation of all groups.
 
         Args:
             groups: values by name for each group: numbers, traced or not, and flags.
         """
-        groups = [dict(group) for group in groups]
+        groups = [{name: _plain(value) for name, value in group.items()} for group in groups]
         multipliers = [group.pop("lr_mult", None) for group in groups]
         if self._ready is not None:
             tx = optax.with_extra_args_support(self._ready)
@@ -214,12 +264,51 @@ class Binding:
         return optax.with_extra_args_support(tx)
 
 
-def _is_switched_off(name: str, value: Any, group: Mapping[str, Any]) -> bool:
-    """Whether a zero is to be known while tracing: without momentum there is no buffer, without decay nothing to read.
+def _is_zero(value: Any) -> bool:
+    return _is_number(value) and float(value) == 0.0  # pyright: ignore[reportArgumentType]
 
-    A decay that schedules change may pass through 0, which must not compile anew.
-    """
-    return (name == "momentum" or (name == "weight_decay" and "schedule_step" not in group)) and value == 0
+
+class Same:
+    """A value that cannot be hashed, or that is only ever equal to itself, as a key."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+def _hashable(value: Any) -> Any:
+    try:
+        hash(value)
+    except TypeError:
+        return Same(value)
+    return value
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Same) else value
+
+
+def _factory_key(factory: Any) -> Any:
+    if isinstance(factory, functools.partial):
+        named = tuple((name, _hashable(value)) for name, value in sorted(factory.keywords.items()))
+        return _factory_key(factory.func), tuple(map(_hashable, factory.args)), named
+    return _hashable(factory)
+
+
+_TORCHS_OWN = frozenset({"params", "param_names", "initial_lr", "foreach", "fused", "capturable", "differentiable"})
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    warnings.warn(text, stacklevel=6)
 
 
 def _name_of(transform: Any) -> str:

@@ -1,16 +1,17 @@
 """`TorchBridge`: a gradient transformation as a `torch.optim.Optimizer`.
 
-The bridge reads `param_groups` and speaks torch's protocol. Whose memory is updated is in `_holdings.py` and
-`_memory.py`, what the hyperparameters mean in `_binding.py`, what is compiled in `_engine.py`, what a checkpoint looks
-like in `_state_dict.py`.
+The bridge speaks torch's protocol; `param_groups` and `state` are torch's own, and the truth. Whose memory is updated
+is in `store`, what the hyperparameters mean in `_binding.py`, what is compiled in `engines`, what a state consists of
+in `_units.py`.
 """
 
+import collections
 import contextlib
 import copy
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -19,12 +20,29 @@ from funcopt._tree import at_step, has_schedule
 from funcopt.rule import GradientTransformation
 from funcopt.torch_bridge import _buffers, _matching
 from funcopt.torch_bridge._binding import Binding
-from funcopt.torch_bridge._holdings import Gradients, Holdings
 from funcopt.torch_bridge._matching import LoadReport
-from funcopt.torch_bridge._state_view import StateView
+from funcopt.torch_bridge._units import Entry, Place, Unit, value_of
+from funcopt.torch_bridge.store._store import Store
 
 Params = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
 Transform = GradientTransformation | Callable[..., GradientTransformation]
+
+
+class _Scheduled(NamedTuple):
+    """A group, its schedules, and what it was given last."""
+
+    group: dict[str, Any]
+    schedules: dict[str, Any]  # by hyperparameter: schedules, and tuples with one in them
+    written: dict[str, Any]
+
+    @property
+    def is_overruled(self) -> bool:
+        """Whether somebody has written other values since."""
+        return any(self.group.get(name) != value for name, value in self.written.items())
+
+
+_KEPT = ("config", "_step_supports_amp_scaling")
+"""What copies keep beside groups and state; `config` is what funcopt.config keeps of how it built the optimizer."""
 
 
 class TorchBridge(torch.optim.Optimizer):
@@ -41,6 +59,7 @@ class TorchBridge(torch.optim.Optimizer):
         params: tensors, (name, tensor) pairs, or group dicts, as for any torch optimizer; on one device.
         transform: a factory whose arguments become group hyperparameters (`funcopt.adamw`, `optax.lion`, your own
             function that returns a chain), or a ready transformation, which has none.
+        fused: whether `torch.amp.GradScaler` leaves unscaling to the program, as with torch's fused optimizers.
         **hyperparams: values for the factory's arguments: numbers, flags, or schedules, which are evaluated at the
             count of applied updates before each; `lr` also names optax's `learning_rate`. What is not given has the
             factory's default. Whatever else is written into a group takes a schedule's place until its value is back.
@@ -62,65 +81,70 @@ class TorchBridge(torch.optim.Optimizer):
     """Whether an elementwise recipe runs in place on few flat arrays; otherwise parameter by parameter, with the same
     numbers. A subclass sets it."""
 
-    # GradScaler hands over `grad_scale` and `found_inf` instead of unscaling and skipping itself.
-    _step_supports_amp_scaling = True
+    # With fused=True GradScaler hands these over instead of unscaling and skipping itself.
     grad_scale: torch.Tensor | None
     found_inf: torch.Tensor | None
 
     _binding: Binding
-    _schedules: list[dict[str, Any]]  # per group, by hyperparameter: schedules, and tuples with one in them
-    _written: list[dict[str, Any]]  # per group: the scheduled values that it was given last
-    _held: Holdings | None  # None until the state is first needed
+    _scheduled: dict[int, _Scheduled]  # by the group's identity
+    _held: Store | None  # None until the first step
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "TorchBridge":
         del args, kwargs
         self = super().__new__(cls)
         # Here and not in __init__, so that subclasses may take the constructor of a torch optimizer.
-        self._schedules = []
-        self._written = []
+        self._scheduled = {}
         self._held = None
         return self
 
-    def __init__(self, params: Params, transform: Transform, **hyperparams: Any) -> None:
+    def __init__(self, params: Params, transform: Transform, *, fused: bool = False, **hyperparams: Any) -> None:
         self._binding = Binding(transform, hyperparams)
         super().__init__(params, dict(self._binding.defaults))
-        _ = self._holdings
+        if fused:
+            self._step_supports_amp_scaling = True
 
     @property
     def compilations(self) -> int:
-        """How often the update was compiled so far."""
-        return 0 if self._held is None else self._held.engine.traces
+        """How many programs the steps have needed so far; what the process compiled before is not compiled again."""
+        return 0 if self._held is None else self._held.compilations
 
+    @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]  # lazily, as torch.optim does
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Updates the parameters that have a gradient.
 
-        Writes those parameters and no other tensor; reads their gradients.
+        Writes those parameters and their state, and no other tensor; reads their gradients.
 
         Args:
             closure: evaluates the model anew and returns the loss; called once, with gradients enabled.
 
         Returns:
             The closure's result, or None.
+
+        Raises:
+            RuntimeError: for state or gradients that do not fit their parameters; nothing has been changed then.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._check_parameters()
-        held = self._holdings
-        self._apply_schedules()
-        layout, numbers = self._binding.split(self.param_groups)
-        if layout != held.layout:
-            # A flag, or whether there is momentum, may decide what the state consists of.
-            held.rebuild(self.param_groups)
-        grads = held.gradients(self.param_groups)
-        self._check_gradients(grads)
-        if any(grads):
-            counts, amp, extra = self._counts_after_update(), self._amp(), _extra(loss)
+        store = self._store
+        with store.lock:
+            self._check_parameters()
+            if getattr(self, "found_inf", None) is not None and bool(self.found_inf):
+                return loss
+            self._apply_schedules()
+            scale = getattr(self, "grad_scale", None) if getattr(self, "found_inf", None) is not None else None
+            counts = [(own.group, own.group["schedule_step"] + 1) for own in self._following()]
             with _uninterrupted():
-                held.update(numbers, grads, amp, extra)
-                for group, count in counts:
+                done = store.update(
+                    self.param_groups,
+                    self.state,
+                    scale=None if scale is None else float(scale),
+                    loss=_number(loss),
+                    check=self._check_sparse,
+                )
+                for group, count in counts if done else ():
                     group["schedule_step"] = count
         return loss
 
@@ -133,7 +157,6 @@ class TorchBridge(torch.optim.Optimizer):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
         where = f"parameter group {len(self.param_groups)}"
         self._binding.check_group(param_group, where)
-        known = {} if self._held is None else dict(self.state)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
@@ -141,28 +164,14 @@ class TorchBridge(torch.optim.Optimizer):
                 _checks.fail(
                     type(self).__name__, "differentiable", "False", True, "differentiate the JAX update with jax.grad"
                 )
-            schedules = {name: group[name] for name in self._binding.defaults if has_schedule(group[name])}
-            if schedules:
-                group["schedule_step"] = max((g.get("schedule_step", 0) for g in self.param_groups), default=0)
-            self._schedules.append(schedules)
-            self._written.append({})
+            self._follow_schedules(group)
             self._apply_schedules()
-            self._check_values()
-            if self._held is not None:
-                self._held.rebuild(self.param_groups, known)
+            if self._binding.multiplied:  # otherwise torch's constructor has checked
+                self._check_group(group, where)
         except BaseException:
             self.param_groups.pop()
-            del self._schedules[len(self.param_groups) :], self._written[len(self.param_groups) :]
+            self._scheduled.pop(id(group), None)
             raise
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state in torch's layout: `torch.optim`'s class of the same algorithm can load it, and the reverse.
-
-        Returns:
-            `{"state": {index: {name: tensor}}, "param_groups": [...]}`. The tensors are snapshots: later steps leave
-            them alone.
-        """
-        return super().state_dict()
 
     def load_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -173,8 +182,8 @@ class TorchBridge(torch.optim.Optimizer):
     ) -> LoadReport:
         """Loads a state in torch's layout, the bridge's or that of torch's own optimizer.
 
-        State keeps the dtypes that it has here. Group fields come from `state_dict` where it has them; a schedule goes
-        on from the count that was saved.
+        As torch's, the optimizer goes on with the tensors that it is given, where they have the right dtype. Group
+        fields come from `state_dict` where it has them; a schedule goes on from the count that was saved.
 
         Args:
             state_dict: the checkpoint.
@@ -195,110 +204,131 @@ class TorchBridge(torch.optim.Optimizer):
             loaded = pre_hook(self, loaded) or loaded
         entries, fields, report = _matching.match(self.param_groups, loaded, match, strict, rename)
         merged = [{**group, **new} for group, new in zip(self.param_groups, copy.deepcopy(fields), strict=True)]
-        self._holdings.assemble(merged, entries, complete=True)
-        for group, written, new in zip(self.param_groups, self._written, merged, strict=True):
+        known = {index for group in loaded["param_groups"] for index in group["params"]}
+        state: Any = collections.defaultdict(dict)
+        state.update(
+            (self._parameter(place), entry) for place, entry in self._fitting(merged, entries).items() if entry
+        )
+        state.update((key, value) for key, value in loaded["state"].items() if key not in known)
+        for group, new in zip(self.param_groups, merged, strict=True):
             group.update(new)
-            written.clear()
+            if id(group) in self._scheduled:
+                self._scheduled[id(group)].written.clear()
+        self.__setstate__({"state": state, "param_groups": self.param_groups})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
         return report
 
-    @property
-    def state(self) -> StateView:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Each parameter's state under torch's names: what is read from it is a snapshot."""
-        return StateView(self._holdings, self.param_groups)
-
-    @state.setter
-    def state(  # pyright: ignore[reportIncompatibleVariableOverride]
-        self, value: Mapping[torch.Tensor, dict[str, Any]]
-    ) -> None:
-        # torch's constructor assigns an empty state before there are parameters, and unpickling one with values.
-        if self._held is not None or value:
-            self._holdings.rebuild(self.param_groups, value)
-
     def __getstate__(self) -> dict[str, Any]:
-        # `config` is what funcopt.config keeps of how it built the optimizer.
-        own = {
-            name: self.__dict__[name]
-            for name in ("_binding", "_schedules", "_written", "config")
-            if name in self.__dict__
-        }
-        return {**super().__getstate__(), **own}
+        own = {name: self.__dict__[name] for name in ("_binding", *_KEPT) if name in self.__dict__}
+        # Groups are known by their identity, which copies have anew.
+        return {**super().__getstate__(), **own, "_scheduled": list(self._scheduled.values())}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
-        entries = state.pop("state")
-        # Not that of a torch class in between, which looks the state of each parameter up in turn.
-        torch.optim.Optimizer.__setstate__(self, state)
-        self._holdings.rebuild(self.param_groups, entries)
+        if "_scheduled" in state:
+            state["_scheduled"] = {id(own.group): own for own in state["_scheduled"]}
+            state["_held"] = None
+        super().__setstate__(state)
 
     @property
-    def _holdings(self) -> Holdings:
-        """Memory, state and engine, made when they are first needed."""
+    def _store(self) -> Store:
+        """Memory and engine, made when they are first needed."""
         if self._held is None:
-            self._held = Holdings(self._binding, self.param_groups, fast=self.fast_path)
+            self._held = Store(self._binding, fast=self.fast_path)
         return self._held
 
-    def _amp(self) -> tuple[Any, Any] | None:
-        """What `torch.amp.GradScaler` has set for this step: the gradients' scale, and whether any is not finite."""
-        found_inf = getattr(self, "found_inf", None)
-        if found_inf is None:
-            return None
-        scale = getattr(self, "grad_scale", None)
-        return _buffers.borrow_as_jax(torch.ones(()) if scale is None else scale), _buffers.borrow_as_jax(found_inf)
+    def _parameter(self, place: Place) -> torch.Tensor:
+        group = self.param_groups[place[0]]
+        return group["params"][_matching.keys_of(group).index(place[1])]
 
-    def _counts_after_update(self) -> list[tuple[dict[str, Any], int]]:
-        """The groups that follow their schedules and what they will have counted; an update that AMP skips is none."""
-        skipped = getattr(self, "found_inf", None) is not None and bool(self.found_inf)
-        return [
-            (group, group["schedule_step"] + 1)
-            for group, written in zip(self.param_groups, self._written, strict=True)
-            if written and not skipped and not _differs(group, written)
-        ]
+    def _fitting(self, groups: Sequence[dict[str, Any]], entries: Mapping[Place, Entry]) -> dict[Place, Entry]:
+        """Entries as the optimizer has them, each checked against what its parameter's state consists of."""
+        keys = {
+            (i, key): p
+            for i, group in enumerate(groups)
+            for key, p in zip(_matching.keys_of(group), group["params"], strict=True)
+        }
+        store = Store(self._binding, fast=self.fast_path)
+        store.read(groups)
+        fitting = {}
+        for place, entry in entries.items():
+            fitting[place] = dict(entry)
+            p = keys[place]
+            if all(value is None for value in entry.values()) or not (p.is_floating_point() or p.is_complex()):
+                continue
+            where = f"parameter {place[1]!r} of group {place[0]}"
+            for unit in store.units(place[0], p):
+                value = None if unit.hidden else value_of(unit, entry, where, "load_state_dict")
+                if value is not None:
+                    fitting[place][unit.name] = _as_kept(unit, value, p)
+        return fitting
+
+    def _check_group(self, group: dict[str, Any], where: str) -> None:
+        """Has the factory check a group's values and parameters."""
+        try:
+            self._binding.check_values(group)
+        except ValueError as error:
+            if len(self.param_groups) == 1:
+                raise
+            raise ValueError(f"TorchBridge: {where}: {error}") from None
+        for key, p in zip(_matching.keys_of(group), group["params"], strict=True):
+            text = self._binding.refuse_param(p.shape, _buffers.jax_dtype(p.dtype)) if p.requires_grad else ""
+            if text:
+                raise ValueError(f"TorchBridge: parameter {key!r} of {where.removeprefix('parameter ')} must be {text}")
 
     def _check_parameters(self) -> None:
         """Refuses, before each step, what a subclass cannot update."""
 
-    def _check_gradients(self, grads: Gradients) -> None:
+    def _check_sparse(self, params: Sequence[torch.Tensor]) -> None:
         """Refuses what the compiled update cannot see: decay of rows that a sparse gradient does not have."""
-        for block, own in zip(self._holdings.blocks, grads, strict=True):
-            if own is None or own[0].layout == torch.strided:
-                continue
-            i = block.part.place[0]
-            group = self.param_groups[i]
-            if group.get("weight_decay", 0.0) * group.get("decay_mult", 1.0) != 0.0:
+        for i, group in enumerate(self.param_groups if params else ()):
+            decay = group.get("weight_decay", 0.0) * (group.get("decay_mult", 1.0) if self._binding.multiplied else 1.0)
+            if decay != 0.0 and any(p is q for p in params for q in group["params"]):
                 raise RuntimeError(
                     f"TorchBridge: weight_decay of parameter group {i} must be 0 with sparse gradients, got "
                     f"{group['weight_decay']!r}"
                 )
 
-    def _check_values(self) -> None:
-        """Builds the transformation from the groups' plain numbers, so that the factory checks them."""
-        layout, numbers = self._binding.split(self.param_groups)
-        self._binding.build(layout.fill(numbers.tolist()))
+    def _follow_schedules(self, group: dict[str, Any]) -> None:
+        """Notes a group's schedules."""
+        schedules = {name: group[name] for name in self._binding.defaults if has_schedule(group.get(name))}
+        self._scheduled[id(group)] = _Scheduled(group, schedules, {})
+        if schedules:
+            others = (other.get("schedule_step", 0) for other in self.param_groups)
+            group["schedule_step"] = max(others, default=0)
+
+    def _following(self) -> list[_Scheduled]:
+        """Groups that follow their schedules: nobody has written anything else since."""
+        own = [self._scheduled[id(group)] for group in self.param_groups]
+        return [item for item in own if item.schedules and not item.is_overruled]
 
     def _apply_schedules(self) -> None:
-        """Writes scheduled hyperparameters into their groups, where nobody has written anything else since."""
-        for group, schedules, written in zip(self.param_groups, self._schedules, self._written, strict=True):
-            if not _differs(group, written):
-                values = {
-                    name: _plain(at_step(f, group["schedule_step"], tuples=True)) for name, f in schedules.items()
-                }
-                group.update(values)
-                written.update(values)
+        """Writes scheduled hyperparameters into their groups."""
+        for group in self.param_groups:
+            known = self._scheduled.get(id(group))
+            if known is None or known.group is not group:
+                self._follow_schedules(group)
+        for own in self._following():
+            step = own.group["schedule_step"]
+            values = {name: _plain(at_step(f, step, tuples=True)) for name, f in own.schedules.items()}
+            own.group.update(values)
+            own.written.update(values)
 
 
-def _extra(loss: Any) -> dict[str, float]:
-    """What a closure's result tells the transformation: the loss, where it is a number."""
+def _number(loss: Any) -> float | None:
+    """A closure's result, where it is a number: what a transformation gets as the loss."""
     try:
-        return {} if loss is None else {"value": float(loss)}
+        return None if loss is None else float(loss)
     except (TypeError, ValueError):
-        return {}
+        return None
 
 
-def _differs(group: dict[str, Any], written: dict[str, Any]) -> bool:
-    """Whether a group's scheduled values are not those that it was given."""
-    return any(group[name] != value for name, value in written.items())
+def _as_kept(unit: Unit, value: Any, p: torch.Tensor) -> Any:
+    """A value of a checkpoint in the dtype and on the device of the optimizer's state."""
+    if unit.count is not None or unit.is_key or not isinstance(value, torch.Tensor):
+        return value
+    return value.to(dtype=_buffers.torch_dtype(unit.dtype), device=p.device)
 
 
 def _plain(value: Any) -> Any:

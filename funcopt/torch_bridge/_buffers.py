@@ -3,12 +3,15 @@
 `borrow_*` shares memory and is valid as long as its owner leaves it alone; `copy_*` owns what it returns.
 """
 
+import ctypes
+import functools
 import os
 import warnings
 from typing import Any, TypeAlias
 
 import jax
 import ml_dtypes
+import numpy as np
 import torch
 
 from funcopt._rows import ABSENT, RowSparse
@@ -17,6 +20,7 @@ Device: TypeAlias = Any
 """A `jax.Device`, which type checkers take for a variable."""
 
 
+@functools.cache
 def jax_device(device: torch.device) -> Device:
     """The JAX device that shares memory with a torch device; starts JAX's client for it, without preallocation.
 
@@ -59,9 +63,32 @@ def borrow_as_jax(tensor: torch.Tensor) -> Any:
     """
     if tensor.is_cuda:
         return jax.dlpack.from_dlpack(tensor.detach().resolve_conj().resolve_neg().contiguous())
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy(force=True).view(ml_dtypes.bfloat16)
-    return tensor.numpy(force=True)
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+    if not tensor.numel() or tensor.layout != torch.strided:
+        return np.empty(tuple(tensor.shape), jax_dtype(tensor.dtype))
+    # Not `tensor.numpy()`, after which the storage's size could not change any more.
+    size = tensor.element_size()
+    strides = [size * stride for stride in tensor.stride()]
+    length = size + sum(stride * (n - 1) for stride, n in zip(strides, tensor.shape, strict=True))
+    buffer = (ctypes.c_char * length).from_address(tensor.data_ptr())
+    vars(buffer)["owner"] = tensor
+    return np.ndarray(tuple(tensor.shape), jax_dtype(tensor.dtype), buffer, strides=strides)  # pyright: ignore[reportArgumentType]
+
+
+@functools.cache
+def torch_dtype(dtype: Any) -> torch.dtype:
+    """The dtype of torch that holds JAX's; signed integers for unsigned ones, which torch cannot pickle."""
+    if dtype == ml_dtypes.bfloat16:
+        return torch.bfloat16
+    if dtype == np.uint32:
+        return torch.int32
+    return torch.from_numpy(np.empty(0, dtype)).dtype
+
+
+@functools.cache
+def jax_dtype(dtype: torch.dtype) -> Any:
+    """The dtype of JAX that holds torch's."""
+    return np.dtype(ml_dtypes.bfloat16) if dtype == torch.bfloat16 else torch.empty(0, dtype=dtype).numpy().dtype
 
 
 def copy_to_jax(tensor: torch.Tensor, device: Device) -> jax.Array:

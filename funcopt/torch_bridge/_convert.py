@@ -14,9 +14,9 @@ from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 from funcopt import _checks
 from funcopt._tree import flatten, is_array
 from funcopt.rule import PyTree
-from funcopt.torch_bridge import _state_dict
+from funcopt.torch_bridge import _units
 from funcopt.torch_bridge._groups import GroupLeaves, is_group_leaves
-from funcopt.torch_bridge._parts import Part, Place, plain_part
+from funcopt.torch_bridge._units import Entry, Place
 
 
 def to_torch_state_dict(
@@ -47,7 +47,7 @@ def to_torch_state_dict(
     """
     keys, treedef = _names(params)
     order = _order("to_torch_state_dict", param_groups, names, keys)
-    entries = _state_dict.read_entries(_lift(state, treedef, keys), _parts_of(keys))
+    entries = _units.read_entries(_lift(state, treedef, keys), [(0, key) for key in keys])
     return {
         "state": {index: entries[0, name] for index, name in order.items() if entries[0, name]},
         "param_groups": [dict(group) for group in param_groups],
@@ -75,21 +75,12 @@ def from_torch_state_dict(
     """
     keys, treedef = _names(params)
     order = _order("from_torch_state_dict", state_dict["param_groups"], names, keys)
-    entries: dict[Place, _state_dict.Entry] = {(0, key): {} for key in keys}
+    entries: dict[Place, Entry] = {(0, key): {} for key in keys}
     for index, name in order.items():
         entries[0, name] = dict(state_dict["state"].get(index, {}))
-    loaded = _state_dict.write_entries(
-        _lift(state, treedef, keys),
-        entries,
-        _parts_of(keys),
-        jax.devices()[0],
-        lambda place: f"parameter {place[1]!r}",
-    )
+    lifted = _lift(state, treedef, keys)
+    loaded = _units.write_entries(lifted, entries, jax.devices()[0], lambda place: f"parameter {place[1]!r}")
     return _lower(loaded, treedef)
-
-
-def _parts_of(keys: tuple[str, ...]) -> list[Part]:
-    return [plain_part((0, key)) for key in keys]
 
 
 def _names(params: PyTree) -> tuple[tuple[str, ...], Any]:

@@ -110,7 +110,7 @@ def _check(optimizer: torch.optim.Optimizer, name: str, schedule: Any) -> None:
         near = difflib.get_close_matches(name, known, n=1)
         fix = f"did you mean {near[0]}?" if near else ""
         _checks.fail(_OWNER, "a hyperparameter", f"among {', '.join(known)}", name, fix)
-    if isinstance(optimizer, TorchBridge) and any(name in own for own in optimizer._schedules):
+    if isinstance(optimizer, TorchBridge) and any(name in own.schedules for own in optimizer._scheduled.values()):
         _checks.fail(_OWNER, name, "a number in TorchBridge", "a schedule", "give it here or there, not in both")
     if isinstance(schedule, list) and len(schedule) != len(groups):
         _checks.fail(_OWNER, f"the list for {name}", f"of one schedule per group ({len(groups)})", schedule)

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from funcopt import _checks
-from funcopt.torch_bridge._parts import Place
-from funcopt.torch_bridge._state_dict import Entry
+from funcopt.torch_bridge._units import Entry, Place
 
 _OWNER = "load_state_dict"
 _NO_NAMES = "make the optimizer with model.named_parameters() before saving and before loading"

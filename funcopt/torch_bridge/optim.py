@@ -17,7 +17,6 @@ from funcopt._catalogue import Algorithm, algorithms
 from funcopt._names import simplify
 from funcopt.torch_bridge._binding import Binding
 from funcopt.torch_bridge._bridge import TorchBridge
-from funcopt.torch_bridge._holdings import Gradients
 from funcopt.torch_bridge._lbfgs import LBFGS as LBFGS
 
 
@@ -32,9 +31,8 @@ class _RealParametersOnly(TorchBridge):
 class _RowsOnly(TorchBridge):
     """The same of gradients that are dense."""
 
-    def _check_gradients(self, grads: Gradients) -> None:
-        super()._check_gradients(grads)
-        if any(own is not None and not own[0].is_sparse for own in grads):
+    def _check_parameters(self) -> None:
+        if any(p.grad is not None and not p.grad.is_sparse for group in self.param_groups for p in group["params"]):
             raise RuntimeError(f"{type(self).__name__} does not support dense gradients, please consider Adam instead")
 
 
@@ -48,7 +46,7 @@ def _make(algorithm: Algorithm, torch_class: type[torch.optim.Optimizer]) -> typ
         "__doc__": f"`torch.optim.{name}`, run by `funcopt.{algorithm.name}`.",
         "__module__": __name__,
         "__init__": torch_class.__init__,
-        "_binding": Binding(algorithm.factory),
+        "_binding": Binding(algorithm.factory, multiplied=False),
     }
     return type(name, (base, torch_class), namespace)
 

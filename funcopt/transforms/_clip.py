@@ -8,13 +8,13 @@ optax's clip_by_global_norm has no 1e-6 and no other norms.
 
 import functools
 import math
-import operator
 from typing import Annotated, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from funcopt import _checks
+from funcopt._lift import REDUCE
 from funcopt._numerics import root
 from funcopt._rows import coalesce, is_rows
 from funcopt._tree import compute_dtype, from_compute, weak
@@ -57,7 +57,10 @@ def global_norm(updates: PyTree, norm_type: float = 2.0) -> jax.Array:
     parts = [_partial_norm(x.astype(compute_dtype(x.dtype)), norm_type) for x in magnitudes]
     if not parts:
         return jnp.zeros(())
-    return _root_of(functools.reduce(jnp.maximum if norm_type == math.inf else operator.add, parts), norm_type)
+    join = jnp.maximum if norm_type == math.inf else jnp.add
+    reduce = REDUCE.get()
+    total = functools.reduce(join, parts)
+    return _root_of(total if reduce is None else reduce(total, join), norm_type)
 
 
 @transformation()

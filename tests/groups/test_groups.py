@@ -247,7 +247,7 @@ def test_several_algorithms_have_one_state_dict() -> None:
     assert keys["backbone.layers.0.weight"] == {"momentum_buffer"}
     assert keys["head.weight"] == {"step", "exp_avg", "exp_avg_sq"}
     second.load_state_dict(first.state_dict())
-    two.load_state_dict(one.state_dict())
+    two.load_state_dict(copy.deepcopy(one.state_dict()))  # otherwise, as in torch, they would share it
     three = pickle.loads(pickle.dumps(two))
     for o, net in ((one, first), (two, second)):
         set_grads(net, 1)

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 import torch
-from twins import ROUNDING, largest_difference, make_parameters, set_gradients
+from twins import ROUNDING, largest_difference, make_parameters, set_gradients, take_steps
 
 from funcopt.torch_bridge import optim
 from funcopt.torch_bridge._buffers import copy_to_jax
-from funcopt.torch_bridge._parts import JOIN_UP_TO
+from funcopt.torch_bridge.store._store import JOIN_UP_TO
 
 pytestmark = pytest.mark.usefixtures("each_path")
 
@@ -170,17 +170,25 @@ def test_another_dtype_after_construction(steps: int) -> None:
     assert {float(value["step"]) for value in moments.state.values()} == {6.0}
 
 
-def test_memory_cannot_be_resized() -> None:
-    """As that of any tensor which NumPy has seen; the refusal leaves everything as it was."""
-    params = make_parameters(SHAPES)
-    optimizer = optim.AdamW(params)
-    set_gradients(params, 0)
-    optimizer.step()
-    before = copy.deepcopy(params)
-    with pytest.raises(RuntimeError, match="resize storage that is not resizable"):
-        params[0].data.resize_(100)
-    assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
-    optimizer.step()
+def test_a_storage_gives_its_memory_up_and_gets_it_back() -> None:
+    """As offloading has it. A tensor that would have to grow in place refuses, as over memory of NumPy's."""
+    params, expected = make_parameters(SHAPES), make_parameters(SHAPES)
+    optimizer, reference = optim.AdamW(params), torch.optim.AdamW(expected)
+    for step in range(3):
+        take_steps(params, optimizer, [step])
+        take_steps(expected, reference, [step])
+        p, kept = params[step], params[step].detach().clone()
+        if not p.untyped_storage().resizable():
+            with pytest.raises(RuntimeError, match="resize storage that is not resizable"):
+                p.data.resize_(100)
+        size = p.untyped_storage().nbytes()
+        p.untyped_storage().resize_(0)
+        assert (p.untyped_storage().nbytes(), p.shape) == (0, kept.shape)
+        p.untyped_storage().resize_(size)
+        p.data.copy_(kept)
+        p.untyped_storage().resize_(2 * size)
+        assert torch.equal(p, kept)
+    assert largest_difference(params, expected) <= ROUNDING
 
 
 def test_storages_are_apart_and_of_the_parameters_size() -> None:

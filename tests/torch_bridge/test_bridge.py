@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
 import funcopt
 from funcopt import TorchBridge
-from funcopt.torch_bridge import _engine
+from funcopt.torch_bridge.store import _store
 
 
 def parameters(seed: int = 0, dtype: torch.dtype = torch.float64) -> list[torch.nn.Parameter]:
@@ -276,7 +276,7 @@ def test_step_without_any_gradient_changes_nothing() -> None:
     bridge.step()
     assert all(torch.equal(p, b) for p, b in zip(params, before, strict=True))
     assert bridge.param_groups[0]["schedule_step"] == 0
-    assert bridge.state[params[0]]["step"] == 0
+    assert not bridge.state
 
 
 def test_unusual_tensors() -> None:
@@ -399,25 +399,26 @@ def test_checkpoints_move_both_ways(factory: Any, torch_class: Any, options: Any
     assert {index: set(ours[index]) for index in torch_keys} == torch_keys
 
 
-def test_state_is_there_from_construction_and_saving_early_changes_nothing() -> None:
+def test_state_begins_with_the_first_update_and_saving_early_changes_nothing() -> None:
     ours, theirs = parameters(), parameters()
     bridge = TorchBridge(ours, funcopt.sgd, lr=0.1, momentum=0.9, dampening=0.3)
     bridge.load_state_dict(bridge.state_dict())
     train(bridge, range(5))
     train(torch.optim.SGD(theirs, lr=0.1, momentum=0.9, dampening=0.3), range(5))
     assert_equal(ours, theirs)
-    assert set(TorchBridge(ours, funcopt.adam).state[ours[0]]) == {"step", "exp_avg", "exp_avg_sq"}
+    assert not TorchBridge(ours, funcopt.adam).state
 
 
-def test_state_dict_is_a_snapshot() -> None:
+def test_state_dict_shares_its_memory_with_the_state() -> None:
+    """As torch's; a copy is made by whoever wants one."""
     params = parameters()
     bridge = TorchBridge(params, funcopt.adam, lr=0.1)
     train(bridge, range(2))
     saved = bridge.state_dict()
     copied = copy.deepcopy(saved)
     train(bridge, range(2, 5))
-    assert torch.equal(saved["state"][0]["exp_avg"], copied["state"][0]["exp_avg"])
-    assert not torch.equal(saved["state"][0]["exp_avg"], bridge.state_dict()["state"][0]["exp_avg"])
+    assert saved["state"][0]["exp_avg"] is bridge.state[params[0]]["exp_avg"]
+    assert not torch.equal(saved["state"][0]["exp_avg"], copied["state"][0]["exp_avg"])
 
 
 def test_refused_load_changes_nothing() -> None:
@@ -489,8 +490,10 @@ def test_named_parameters() -> None:
     model = torch.nn.Linear(3, 2)
     bridge = TorchBridge(model.named_parameters(), funcopt.adam)
     assert bridge.param_groups[0]["param_names"] == ["weight", "bias"]
+    model(torch.ones(1, 3)).sum().backward()
+    bridge.step()
     state = bridge.state_dict()
-    state["state"][1]["exp_avg"] = torch.zeros(5)
+    state["state"][1] = {**state["state"][1], "exp_avg": torch.zeros(5)}
     with pytest.raises(ValueError, match="exp_avg of parameter 'bias' of group 0"):
         bridge.load_state_dict(state)
 
@@ -503,12 +506,10 @@ def test_clear_errors() -> None:
     cases: list[tuple[type[Exception], str, Callable[[], Any]]] = [
         (ValueError, r"adamw: betas\[1\] must be a float in \[0, 1\), got 1.0",
          lambda: TorchBridge(params, funcopt.adamw, betas=(0.9, 1.0))),
-        (ValueError, r"adamw: lr\[1\] must be >= 0, got -1.0",
+        (ValueError, "parameter group 1: adamw: lr must be >= 0, got -1.0",
          lambda: TorchBridge(two_groups(params, lr=-1.0), funcopt.adamw)),
         (TypeError, "adamw has no argument weigth_decay; did you mean weight_decay?",
          lambda: TorchBridge(params, funcopt.adamw, weigth_decay=0.1)),
-        (ValueError, "parameter group 1 has a field 'weigth_decay'; did you mean 'weight_decay'?",
-         lambda: TorchBridge(two_groups(params, weigth_decay=0.1), funcopt.adamw)),
         (ValueError, "parameter group 1: lr_mult must be >= 0, got -1",
          lambda: TorchBridge(two_groups(params, lr_mult=-1), funcopt.adamw)),
         (TypeError, "clipped needs lr", lambda: TorchBridge(params, clipped)),
@@ -518,8 +519,6 @@ def test_clear_errors() -> None:
          lambda: TorchBridge(params, lambda lr: lr, lr=1.0)),
         (ValueError, "decay_mult=0.0, but a ready transformation has no weight_decay",
          lambda: TorchBridge(two_groups(params, decay_mult=0.0), funcopt.adamw())),
-        (RuntimeError, "must be on the CPU or a CUDA device, got meta",
-         lambda: TorchBridge([torch.nn.Parameter(torch.ones(1, device="meta"))], funcopt.sgd)),
         (ValueError, "optimizer got an empty parameter list", lambda: TorchBridge([], funcopt.sgd)),
     ]  # fmt: skip
     for error, message, make in cases:
@@ -527,11 +526,19 @@ def test_clear_errors() -> None:
             make()
 
 
+def test_what_looks_like_a_misspelt_hyperparameter_is_the_users_own() -> None:
+    params = parameters()
+    with pytest.warns(UserWarning, match="parameter group 1 has a field 'weigth_decay'; did you mean 'weight_decay'?"):
+        bridge = TorchBridge(two_groups(params, weigth_decay=0.1), funcopt.adamw)
+    train(bridge, range(2))
+    assert bridge.state_dict()["param_groups"][1]["weigth_decay"] == 0.1
+
+
 def test_refused_group_is_not_added() -> None:
     params = parameters()
     bridge = TorchBridge(params[:2], funcopt.adam)
     train(bridge, range(1))
-    with pytest.raises(ValueError, match=r"lr\[1\] must be >= 0"):
+    with pytest.raises(ValueError, match="parameter group 1: adam: lr must be >= 0"):
         bridge.add_param_group({"params": params[2:], "lr": -1.0})
     assert len(bridge.param_groups) == 1
     train(bridge, range(2))
@@ -594,6 +601,6 @@ def test_ever_new_patterns_of_missing_gradients_compile_a_bounded_number_of_prog
     reference = torch_class(two_groups(parameters(0) + parameters(1), lr=0.03), lr=0.1, **options)
     assert_equal(train_with_gaps(bridge), train_with_gaps(reference))
     # Before each of at most 7 divisions of joined parameters one; then some patterns, all others, and no missing one.
-    assert bridge.compilations <= 7 + _engine.MAX_PATTERNS + 2
+    assert bridge.compilations <= 7 + _store.MAX_PATTERNS + 2
     ours, theirs = bridge.state_dict()["state"], reference.state_dict()["state"]
     assert {i: int(e.get("step", 0)) for i, e in ours.items()} == {i: int(e.get("step", 0)) for i, e in theirs.items()}

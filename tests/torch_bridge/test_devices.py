@@ -71,9 +71,14 @@ def test_device_without_a_jax_counterpart() -> None:
 
 
 def test_parameters_without_memory() -> None:
+    """What has no gradient may be anywhere; what has one must be where JAX is."""
     params = [torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1, device="meta"))]
+    optimizer = TorchBridge(params, funcopt.sgd)
+    params[0].grad = torch.ones(1)
+    optimizer.step()
+    params[1].grad = torch.ones(1, device="meta")
     with pytest.raises(RuntimeError, match="parameters must be on the CPU or a CUDA device, got meta; move the model"):
-        TorchBridge(params, funcopt.sgd)
+        optimizer.step()
 
 
 @pytest.mark.skipif(not HAS_GPU, reason="needs a CUDA device that torch and JAX share")

@@ -14,10 +14,11 @@ import torch
 import funcopt
 from funcopt import TorchBridge
 from funcopt.torch_bridge._binding import Binding
-from funcopt.torch_bridge._engine import Engine
-from funcopt.torch_bridge._holdings import Holdings
-from funcopt.torch_bridge._memory import Blocks
-from funcopt.torch_bridge._parts import JOIN_UP_TO
+from funcopt.torch_bridge.engines import _xla
+from funcopt.torch_bridge.engines._xla import Engine
+from funcopt.torch_bridge.store._block import Block
+from funcopt.torch_bridge.store._store import JOIN_UP_TO, Store
+from funcopt.torch_bridge.store._whole import WholePart
 
 
 class PlainBridge(TorchBridge):
@@ -60,10 +61,10 @@ def raising(*args: Any, **kwargs: Any) -> Any:
 
 # Everything that can fail comes before the kernel.
 STAGES = {
-    "reading gradients": (Holdings, "gradients"),
-    "finding the scale of the gradients": (TorchBridge, "_amp"),
-    "lending memory": (Blocks, "lend"),
-    "before the kernel": (Engine, "update"),
+    "reading groups": ((Store, "read"), (Store, "read")),
+    "following the state": ((Block, "changes"), (WholePart, "__init__")),
+    "lending memory": ((Block, "lend"), (WholePart, "lend")),
+    "before the kernel": ((Engine, "update"), (Engine, "update")),
 }
 
 
@@ -74,7 +75,7 @@ def test_exception_before_the_kernel(stage: str, fast: bool, monkeypatch: pytest
     other_params, other = make(fast)
     before = snapshot(params, bridge)
     with monkeypatch.context() as patch:
-        patch.setattr(*STAGES[stage], raising)
+        patch.setattr(*STAGES[stage][not fast], raising)
         with pytest.raises(FaultError):
             bridge.step()
     assert same(snapshot(params, bridge), before)
@@ -85,10 +86,11 @@ def test_exception_before_the_kernel(stage: str, fast: bool, monkeypatch: pytest
 
 @EACH_PATH
 def test_exception_while_a_new_program_is_made(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A parameter misses its gradient for the first time: joined ones are divided, and the update is traced anew."""
+    """With another flag, which decides what is computed."""
     params, bridge = make(fast)
     before = snapshot(params, bridge)
-    params[0].grad = None
+    bridge.param_groups[0]["maximize"] = True
+    _xla.forget_programs()
     with monkeypatch.context() as patch:
         patch.setattr(Binding, "build", raising)
         with pytest.raises(FaultError):
@@ -96,14 +98,14 @@ def test_exception_while_a_new_program_is_made(fast: bool, monkeypatch: pytest.M
     assert same(snapshot(params, bridge), before)
     bridge.step()
     steps = [int(bridge.state[p]["step"]) for p in params]
-    assert steps == [1, 2, 2]
+    assert steps == [2, 2, 2]
 
 
 INTERRUPTED = {
-    "in the kernel": (Engine, "update", False),
-    "after the kernel": (Engine, "update", True),
-    "before writing": (Blocks, "store", False),
-    "after writing": (Blocks, "store", True),
+    "in the kernel": ((Engine, "update"), (Engine, "update"), False),
+    "after the kernel": ((Engine, "update"), (Engine, "update"), True),
+    "before writing": ((Block, "store"), (WholePart, "store"), False),
+    "after writing": ((Block, "store"), (WholePart, "store"), True),
 }
 
 
@@ -122,7 +124,8 @@ def test_interrupt_waits_for_the_end_of_the_update(stage: str, fast: bool, monke
     """Ctrl-C between kernel and write-back: the step is complete when it is heard."""
     params, bridge = make(fast)
     other_params, other = make(fast)
-    owner, name, after = INTERRUPTED[stage]
+    *places, after = INTERRUPTED[stage]
+    owner, name = places[not fast]
     original = getattr(owner, name)
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:

@@ -13,14 +13,18 @@ import numpy as np
 import optax
 import pytest
 import torch
-from twins import ROUNDING, largest_difference, make_parameters, programs, take_steps
+from twins import ROUNDING, largest_difference, make_parameters, program_of, take_steps
 
 import funcopt
-from funcopt.torch_bridge import TorchBridge, _fusion
-from funcopt.torch_bridge._apart import compute_apart
+from funcopt.torch_bridge import TorchBridge
+from funcopt.torch_bridge.engines import _fusion, _xla
+from funcopt.torch_bridge.engines._apart import compute_apart
+from funcopt.torch_bridge.engines._recipes import WIDTH
+from funcopt.torch_bridge.store import _block
 
 SHAPES = [(100, 400), (7,), (40_000,), (300, 200)]
-ELEMENTS = sum(torch.Size(shape).numel() for shape in SHAPES)
+# The small one is in a block of its own, with room for others.
+ELEMENTS = 40_000 + _block.LEAST_ROWS * WIDTH + 40_000 + 60_000
 
 
 def lion(lr: Any) -> funcopt.GradientTransformation:
@@ -87,11 +91,12 @@ class Run:
 
 
 def moves_the_least(run: Run, recipe: str) -> bool:
-    (program,) = programs(run.optimizer)
+    program = program_of(run.optimizer)
     memory: Any = program.memory_analysis()
-    # 1 %: the joined parameters' padding, scalars, partial sums.
     least = 4 * ELEMENTS * RECIPES[recipe][2]
-    return _fusion.bytes_moved(program) <= 1.01 * least and memory.temp_size_in_bytes <= 0.01 * 4 * ELEMENTS
+    # The numbers of each row of joined parameters, and scalars: 16 in float64, written once and read by each loop.
+    numbers = 16 * 8 * _block.LEAST_ROWS
+    return _fusion.bytes_moved(program) <= 1.01 * least + 4 * numbers and memory.temp_size_in_bytes <= 2 * numbers
 
 
 @EACH_RECIPE
@@ -115,7 +120,7 @@ def test_loops_of_different_parameters_stay_apart() -> None:
     params = make_parameters([(40_000,)] * 3, torch.float32)
     optimizer = TorchBridge(params, funcopt.sgd, lr=0.1, momentum=0.9)
     take_steps(params, optimizer, [0])
-    (program,) = programs(optimizer)
+    program = program_of(optimizer)
     heads = [line.partition(" fusion(")[0] for line in (program.as_text() or "").splitlines() if " fusion(" in line]
     results = [head.count("f32[40000]") for head in heads]
     assert [count for count in results if count] == [2, 2, 2]
@@ -126,6 +131,7 @@ def test_merging_changes_no_number(recipe: str, monkeypatch: pytest.MonkeyPatch)
     merged = Run(recipe)
     results = merged.steps_with_missing_gradients()
     monkeypatch.setattr(_fusion, "compile_merging", lambda lowered: lowered.compile())
+    _xla.forget_programs()
     plain = Run(recipe)
     assert largest_difference(results, plain.steps_with_missing_gradients()) <= ROUNDING
     assert merged.optimizer.compilations == plain.optimizer.compilations
@@ -140,6 +146,7 @@ def test_a_norm_of_what_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RECIPES, "clipped", (clipped_at_the_end, {"lr": 1e-2}, None))
     results = Run("clipped").steps_with_missing_gradients()
     monkeypatch.setattr(_fusion, "compile_merging", lambda lowered: lowered.compile())
+    _xla.forget_programs()
     assert largest_difference(results, Run("clipped").steps_with_missing_gradients()) <= ROUNDING
 
 
@@ -167,21 +174,24 @@ def test_loops_that_do_not_merge_are_not_taken_apart(monkeypatch: pytest.MonkeyP
 
     compile_merging = _fusion.compile_merging
     monkeypatch.setattr(_fusion, "compile_merging", lambda lowered: compile_merging(OtherInternals(lowered)))  # pyright: ignore
+    _xla.forget_programs()
     run = Run("AdamW", torch.float32)
     run.step()
-    (program,) = programs(run.optimizer)
-    assert _fusion.bytes_moved(program) == pytest.approx(4 * ELEMENTS * 10, rel=0.01)
+    program = program_of(run.optimizer)
+    # Joined parameters are read once more for each result, for those that are not due.
+    joined = 3 * 4 * _block.LEAST_ROWS * WIDTH
+    assert 4 * ELEMENTS * 10 <= _fusion.bytes_moved(program) <= 1.01 * 4 * ELEMENTS * 10 + 2 * joined
     assert run.optimizer.compilations == 1
 
 
 BYTES = """
 import torch, funcopt
-from funcopt.torch_bridge import _fusion
+from funcopt.torch_bridge.engines import _fusion
 p = torch.nn.Parameter(torch.ones(100_000))
 p.grad = torch.ones_like(p)
 optimizer = funcopt.TorchBridge([p], funcopt.sgd, lr=0.1, momentum=0.9)
 optimizer.step()
-(program,) = optimizer._holdings.engine._merged.values()
+program = optimizer._store._engine.program
 print(_fusion.bytes_moved(program) / p.numel())
 """
 
@@ -190,7 +200,7 @@ print(_fusion.bytes_moved(program) / p.numel())
     ("flags", "expected"),
     [
         ("--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true", 20),
-        ("--xla_disable_hlo_passes=cpu_multi_output_fusion", 24),
+        ("--xla_disable_hlo_passes=cpu_multi_output_fusion", 28),
     ],
 )
 def test_the_pass_can_be_switched_off(flags: str, expected: int) -> None:

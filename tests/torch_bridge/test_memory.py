@@ -12,7 +12,8 @@ import copy, gc, itertools, os, random, sys, threading
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 import torch
 from twins import largest_difference, make_parameters, set_gradients
-from funcopt.torch_bridge import _parts, optim
+from funcopt.torch_bridge import optim
+from funcopt.torch_bridge.store import _store
 torch.set_num_threads(1)
 """
 
@@ -29,7 +30,7 @@ def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 STRESS = """
-_parts.JOIN_UP_TO = 40
+_store.JOIN_UP_TO = 40
 SHAPES = [(), (0, 3), (1,), (2, 3), (5, 7), (8, 8), (300,), (3, 2, 4, 4), (65,)]
 
 def program(seed):
@@ -93,7 +94,7 @@ for seed in range(int(sys.argv[1])):
 """
 
 DELETIONS = """
-_parts.JOIN_UP_TO = 8
+_store.JOIN_UP_TO = 8
 expected = make_parameters([(3,), (4,), (50,)])
 set_gradients(expected, 0)
 reference = torch.optim.SGD(expected, lr=0.1)
@@ -122,7 +123,7 @@ for order in itertools.permutations(names):
 """
 
 EXIT = """
-params = make_parameters([(3,), (_parts.JOIN_UP_TO + 1,), (2_000_000,)], torch.float32)
+params = make_parameters([(3,), (_store.JOIN_UP_TO + 1,), (2_000_000,)], torch.float32)
 optimizer = optim.AdamW(params, lr=0.1)
 view = params[1].detach()[7:]
 stepping = threading.Event()

@@ -11,7 +11,8 @@ from twins import ROUNDING, largest_difference, make_parameters, set_gradients
 
 import funcopt
 from funcopt import TorchBridge
-from funcopt.torch_bridge import _engine, _parts, optim
+from funcopt.torch_bridge import optim
+from funcopt.torch_bridge.store import _store
 
 SHAPES = [(4, 3), (5,), (), (2, 3, 2), (1,), (0, 2), (3, 3), (7,), (2, 2), (6,), (1, 4), (8,)]
 STEPS = 40
@@ -114,31 +115,29 @@ def test_divisions_never_change_numbers(name: str, kind: str) -> None:
     ours = optimizer.state_dict()["state"]
     counts = {i: int(entry["step"]) for i, entry in reference.state_dict()["state"].items() if entry.get("step")}
     assert {i: int(entry["step"]) for i, entry in ours.items() if entry.get("step")} == counts
-    # Each division leaves more parts, so there are at most n - 1, with a program or two before the next; then come the
-    # programs for single patterns, that for all parameters and that for further patterns.
+    # The programs for single patterns, those of large parameters with and without joined ones, and that for further
+    # patterns.
     for bridge in bridges:
         assert isinstance(bridge, TorchBridge)
-        assert bridge.compilations <= 2 * (len(SHAPES) - 1) + _engine.MAX_PATTERNS + 2
+        assert bridge.compilations <= 2 * _store.MAX_PATTERNS + 2
 
 
-def test_small_models_divide_once_per_pattern() -> None:
-    """Two halves in turn: one division, two programs and that before it."""
+def test_missing_gradients_of_small_parameters_are_numbers() -> None:
     params = make_parameters(SHAPES)
     optimizer = optim.AdamW(params)
     for step in range(12):
         one_step(optimizer, params, step, [True] * 12 if step == 0 else [(i < 6) == (step % 2 == 0) for i in range(12)])
-    assert optimizer.compilations == 3
     one_step(optimizer, params, 12, [True] * 12)
-    assert optimizer.compilations == 4
+    assert optimizer.compilations == 1
 
 
-@pytest.mark.parametrize("join_up_to", [-1, 3, _parts.JOIN_UP_TO])
+@pytest.mark.parametrize("join_up_to", [-1, 3, _store.JOIN_UP_TO])
 def test_how_parameters_are_joined_changes_nothing(join_up_to: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is joined, the numbers are those of parameters in their own shapes."""
     results = []
     for fast in (False, True):
         monkeypatch.setattr(TorchBridge, "fast_path", fast)
-        monkeypatch.setattr(_parts, "JOIN_UP_TO", join_up_to)
+        monkeypatch.setattr(_store, "JOIN_UP_TO", join_up_to)
         params = make_parameters(SHAPES)
         optimizer = TorchBridge(groups(params), averaged, lr=0.1)
         for step, present in enumerate(patterns("halves")[:8]):

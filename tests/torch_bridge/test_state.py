@@ -16,35 +16,28 @@ from funcopt import TorchBridge
 pytestmark = pytest.mark.usefixtures("each_path")
 
 
-def test_entries_are_snapshots_of_a_live_view() -> None:
+def test_entries_are_live() -> None:
     model = make_model()
     optimizer = TWINS["recipe"].ours(model.parameters())
     train(model, optimizer, range(2))
     p = model[0].weight
-    entry, view = optimizer.state[p], optimizer.state
+    entry, moment = optimizer.state[p], optimizer.state[p]["exp_avg"]
     kept = copy.deepcopy(entry)
     train(model, optimizer, range(2, 4))
-    entry["exp_avg"].add_(1)
-    assert entry["step"] == kept["step"] == 2
-    assert torch.equal(entry["exp_avg_sq"], kept["exp_avg_sq"])
-    assert view[p]["step"] == optimizer.state[p]["step"] == 4
-    assert torch.equal(view[p]["exp_avg"], optimizer.state[p]["exp_avg"])
+    assert optimizer.state[p] is entry
+    assert entry["exp_avg"] is moment
+    assert (int(kept["step"]), int(entry["step"])) == (2, 4)
+    assert not torch.equal(kept["exp_avg"], moment)
 
 
 def test_parameters_without_state() -> None:
-    """Nobody's or stateless: an empty entry, which is not among the keys, as in torch's defaultdict."""
     model = make_model()
     optimizer = TorchBridge(model.parameters(), funcopt.sgd)
     train(model, optimizer, range(1))
-    for p in (model[0].weight, torch.nn.Parameter(torch.zeros(2))):
-        assert optimizer.state[p] == {}
-        assert p not in optimizer.state
-        assert optimizer.state.get(p) is None
-        assert optimizer.state.pop(p, 1) == 1
-        with pytest.raises(KeyError):
-            optimizer.state.pop(p)
-    assert len(optimizer.state) == 0
+    assert type(optimizer.state) is collections.defaultdict
     assert not optimizer.state
+    assert optimizer.state[model[0].weight] == {}
+    train(model, optimizer, range(1, 2))
 
 
 @EACH_TWIN
@@ -114,15 +107,26 @@ def test_a_parameter_is_replaced_by_a_larger_one() -> None:
     assert difference(*results) <= ROUNDING
 
 
-def test_refused_entry_changes_nothing() -> None:
+def test_a_step_refuses_state_that_does_not_fit_and_changes_nothing() -> None:
     model = make_model()
     optimizer = TWINS["AdamW"].ours(model.parameters())
     train(model, optimizer, range(2))
     p = model[0].bias
-    before = optimizer.state[p]
-    with pytest.raises(ValueError, match="exp_avg of parameter 1 of group 0 must have shape"):
-        optimizer.state[p] = {**before, "exp_avg": torch.zeros(3)}
-    assert torch.equal(optimizer.state[p]["exp_avg"], before["exp_avg"])
+    fitting = optimizer.state[p]["exp_avg"]
+    before = copy.deepcopy((list(model.parameters()), optimizer.state_dict()))
+    for name, value, message in [
+        ("exp_avg", torch.zeros(3), "exp_avg of parameter 1 of group 0 must have shape"),
+        ("exp_avg", torch.zeros(8, dtype=torch.complex128), "exp_avg of parameter 1 of group 0 must be like float64"),
+        ("exp_avg", None, "parameter 1 of group 0 must have the state 'exp_avg'"),
+    ]:
+        optimizer.state[p][name] = value
+        with pytest.raises(RuntimeError, match=message):
+            train(model, optimizer, [2])
+        optimizer.state[p][name] = fitting
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before[0], strict=True))
+        for i, entry in optimizer.state_dict()["state"].items():
+            assert all(torch.equal(value, before[1]["state"][i][key]) for key, value in entry.items())
+    train(model, optimizer, [2])
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])

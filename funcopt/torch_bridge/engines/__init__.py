@@ -1,0 +1,1 @@
+"""What runs an update: XLA's compiled programs over torch's memory."""

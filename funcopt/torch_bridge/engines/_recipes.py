@@ -1,0 +1,353 @@
+"""What a part of the parameters has to go through, as something that can be traced, compared and hashed.
+
+A recipe holds no arrays: two optimizers with equal recipes, on arrays of the same shapes, run the same program.
+"""
+
+import functools
+from collections.abc import Generator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Literal
+
+from funcopt._program import ElementwiseTransformation, apply_updates, widened
+from funcopt._rows import is_rows
+from funcopt._tree import weak, with_step_per_leaf
+from funcopt.rule import GradientTransformationExtraArgs, PyTree
+from funcopt.torch_bridge._binding import Binding, ProgramClass
+from funcopt.torch_bridge._groups import GroupLeaves, PerGroup
+from funcopt.torch_bridge._units import Form, Unit, form_of
+from funcopt.torch_bridge.engines import _segments
+from funcopt.torch_bridge.engines._segments import NotByRows, Traced
+
+WIDTH = 64
+"""Elements of a row. Fewer make the numbers of a row weigh more, and more make small parameters longer."""
+
+DUE, FRESH = 0, 1
+"""The first of a segment's numbers: whether it has a gradient, and whether its state is new."""
+
+
+class Given(NamedTuple):
+    """What goes beside the gradients into an update, and is the same for all parameters."""
+
+    scaled: bool  # whether gradients are multiplied with the loss's scale, which is the first number
+    valued: bool  # whether there is a loss, which is the next one
+
+    @property
+    def size(self) -> int:
+        """How many numbers that are."""
+        return self.scaled + self.valued
+
+    def unscale(self, grads: PyTree, shared: Sequence[Any]) -> PyTree:
+        """Gradients without the scale of their loss."""
+        return jax.tree.map(functools.partial(_unscale, scale=shared[0]), grads) if self.scaled else grads
+
+    def extra(self, shared: Sequence[Any]) -> dict[str, Any]:
+        """Further arguments of a transformation's update."""
+        return {"value": weak(shared[self.scaled])} if self.valued else {}
+
+
+class _Keyed:
+    """Equal by what it computes."""
+
+    _key: Any
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self._key == other._key  # pyright: ignore[reportAttributeAccessIssue]
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+
+class ClassForm(NamedTuple):
+    """What the state of one parameter consists of, for an elementwise recipe."""
+
+    form: Form
+    arrays: tuple[Unit, ...]  # like the parameter
+    numbers: tuple[Unit, ...]  # its own
+    shared: tuple[Unit, ...]  # kept once for all
+    constants: tuple[float | None, ...]  # what the arrays are filled with at first; None: what `init` says
+
+
+class Elementwise(_Keyed):
+    """An elementwise recipe, for parameters of one dtype and class.
+
+    Args:
+        binding: what to run.
+        found: the class.
+        dtype: of the parameters, JAX's.
+        grad_dtype: of the gradients.
+        given: what goes beside.
+        joined: whether there are several, of which some may not be due.
+    """
+
+    def __init__(
+        self, binding: Binding, found: ProgramClass, dtype: Any, grad_dtype: Any, given: Given, *, joined: bool
+    ) -> None:
+        self._binding, self._class, self._joined = binding, found, joined
+        self._dtype, self._grad_dtype, self._given = np.dtype(dtype), np.dtype(grad_dtype), given
+        self._key = binding.key, found, self._dtype, self._grad_dtype, given, joined
+
+    def run(self, shared: Any, donated: Any, given: Any, *, apart: bool, alone: bool) -> _segments.Run:
+        """The update of all segments: see `_segments.run`."""
+        del alone
+        own, grads, rows = given
+        return _segments.run(
+            traced(self, donated[0].shape[-1]),
+            shared,
+            own,
+            [grads, *donated],
+            rows,
+            own[:, DUE] if self._joined else None,
+            apart=apart,
+        )
+
+    def trace(self, width: int) -> Traced:
+        """The recipe on rows of a width."""
+        form = class_form(self._binding, self._class, self._dtype)
+        row = functools.partial(jax.ShapeDtypeStruct, (width,))
+        numbers = self._class.size
+        arrays = [row(self._grad_dtype), row(self._dtype), *(row(unit.dtype) for unit in form.arrays)]
+
+        def update(shared: list[Any], own: list[Any], arrays: list[Any]) -> Any:
+            due, fresh = own[DUE] != 0, own[FRESH] != 0
+            own = own[2:]
+            grad, param, *old_arrays = arrays
+            params = _as_groups(param)
+            tx = _build(self._binding, self._class, own[:numbers])
+            first = with_step_per_leaf(tx.init(params))
+            old = _join(form, old_arrays, own[numbers:], shared[self._given.size :])
+            unit_of = dict(zip(form.arrays, form.constants, strict=True))
+
+            def start(unit: Unit, new: Any, kept: Any) -> Any:
+                known = unit.place is None or unit_of.get(unit) is not None
+                return kept if known else jnp.where(fresh, new, kept)
+
+            leaves = map(start, form.form.units, jax.tree.leaves(first), jax.tree.leaves(old))
+            state = form.form.treedef.unflatten(leaves)
+            grads = self._given.unscale(_as_groups(grad), shared)
+            new_param, new = update_params(self._binding, tx, grads, state, params, self._given.extra(shared))
+            kept = jax.tree.leaves(state)
+            if_due = functools.partial(jnp.where, due) if self._joined else lambda new, old: new
+            by_unit = {
+                unit: x if unit.place is None else if_due(x, y)
+                for unit, x, y in zip(form.form.units, jax.tree.leaves(new), kept, strict=True)
+            }
+            return (
+                [if_due(jax.tree.leaves(new_param)[0], param), *(by_unit[unit] for unit in form.arrays)],
+                [by_unit[unit] for unit in form.numbers],
+                [by_unit[unit] for unit in form.shared],
+            )
+
+        return _segments.trace(update, self._given.size + len(form.shared), 2 + numbers + len(form.numbers), arrays)
+
+
+@functools.lru_cache(maxsize=512)
+def traced(recipe: Elementwise, width: int) -> Traced:
+    """The recipe on rows of a width, traced once for the whole process."""
+    return recipe.trace(width)
+
+
+def forget() -> None:
+    """Has everything traced anew."""
+    traced.cache_clear()
+    _class_form.cache_clear()
+
+
+class _FormKey(_Keyed):
+    def __init__(self, binding: Binding, found: ProgramClass, dtype: Any) -> None:
+        self.binding, self.found, self.dtype = binding, found, dtype
+        self._key = binding.key, found, dtype
+
+
+def class_form(binding: Binding, found: ProgramClass, dtype: Any) -> ClassForm:
+    """What there is of one parameter.
+
+    Raises:
+        NotByRows: if the recipe is not elementwise.
+        ValueError: for parameters that the recipe refuses.
+    """
+    return _class_form(_FormKey(binding, found, np.dtype(dtype)))
+
+
+@functools.lru_cache(maxsize=512)
+def _class_form(key: _FormKey) -> ClassForm:
+    count = key.found.size
+    elementwise = []
+
+    def init(numbers: list[Any], param: Any) -> PyTree:
+        tx = _build(key.binding, key.found, numbers)
+        elementwise.append(isinstance(tx, ElementwiseTransformation))
+        return with_step_per_leaf(tx.init(_as_groups(param))) if elementwise[-1] else ()
+
+    numbers = [jax.ShapeDtypeStruct((), jnp.float64)] * count
+    closed, state = jax.make_jaxpr(init, return_shape=True)(numbers, jax.ShapeDtypeStruct((WIDTH,), key.dtype))
+    if not elementwise[-1]:
+        raise NotByRows("a recipe that is not elementwise")
+    form = form_of(state)
+    arrays = [unit for unit in form.units if unit.place is not None and unit.shape == (WIDTH,)]
+    own = [unit for unit in form.units if unit.place is not None and unit.shape == ()]
+    shared = [unit for unit in form.units if unit.place is None and unit.shape == ()]
+    plain = all(not unit.is_key for unit in (*own, *shared))
+    if len(arrays) + len(own) + len(shared) < len(form.units) or not plain:
+        raise NotByRows("a state of other shapes")
+    constants = dict(zip(form.units, _constants(closed), strict=True))
+    return ClassForm(form, tuple(arrays), tuple(own), tuple(shared), tuple(constants[unit] for unit in arrays))
+
+
+def _constants(closed: Any) -> list[float | None]:
+    """Of each result the number that it is filled with, where the trace knows it."""
+    jaxpr = closed.jaxpr
+    known: dict[int, Any] = {}
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name in ("broadcast_in_dim", "convert_element_type", "copy"):
+            (source,) = eqn.invars
+            value = source.val if isinstance(source, Literal) else known.get(id(source))
+            if value is not None:
+                known[id(eqn.outvars[0])] = value
+    found = [var.val if isinstance(var, Literal) else known.get(id(var)) for var in jaxpr.outvars]
+    return [None if value is None or np.ndim(value) else complex(value).real for value in found]
+
+
+class Whole(_Keyed):
+    """Any recipe, on parameters in their own shapes.
+
+    Args:
+        binding: what to run.
+        classes: of the groups.
+        keys: of each group's parameters.
+        given: what goes beside.
+    """
+
+    def __init__(
+        self, binding: Binding, classes: Sequence[ProgramClass], keys: Sequence[tuple[str | int, ...]], given: Given
+    ) -> None:
+        self._binding, self._classes, self._keys, self._given = binding, tuple(classes), tuple(keys), given
+        self._key = binding.key, self._classes, self._keys, given
+
+    def run(
+        self, shared: Any, donated: Any, given: Any, *, apart: bool, alone: bool
+    ) -> Generator[_segments.Total, list[jax.Array], Any]:
+        """The update: new parameters and the state's leaves."""
+        del apart, donated
+        numbers, due, grads, params, state = given
+        flat, treedef = jax.tree.flatten((grads, params, state))
+        structure = None
+
+        def update(shared: list[Any], own: list[Any], arrays: list[Any]) -> Any:
+            nonlocal structure
+            grads, params, state = treedef.unflatten(arrays)
+            tx = self.build(own[: numbers.shape[0]])
+            own_due = own[numbers.shape[0] :]
+            old_params, old = self._tree(params), state
+            full = self._given.unscale(self._tree(grads), shared)
+            results = update_params(self._binding, tx, full, old, old_params, self._given.extra(shared))
+            new_params, new = results
+            if own_due:
+                new_params, new = self._select(own_due, (new_params, new), (old_params, old))
+            leaves, structure = jax.tree.flatten((new_params, new))
+            return leaves, [], []
+
+        found = _segments.trace(
+            update,
+            shared.shape[0],
+            numbers.shape[0] + due.shape[0],
+            [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in flat],
+            by_rows=False,
+            totals=not alone,
+        )
+        scalars = [array[i] for array in (shared, numbers, due) for i in range(array.shape[0])]
+        leaves = yield from _segments.whole(found, [*scalars, *flat])
+        assert structure is not None
+        return structure.unflatten(leaves)
+
+    def build(self, numbers: Sequence[Any]) -> GradientTransformationExtraArgs:
+        """The transformation of all groups."""
+        groups, start = [], 0
+        for found in self._classes:
+            groups.append(found.fill([weak(number) for number in numbers[start : start + found.size]]))
+            start += found.size
+        return self._binding.build(groups)
+
+    def init(self, numbers: Any, params: Sequence[Any]) -> PyTree:
+        """A new state."""
+        tx = self.build([numbers[i] for i in range(numbers.shape[0])])
+        return jax.tree.map(jnp.array, with_step_per_leaf(tx.init(self._tree(params))))
+
+    def _tree(self, leaves: Sequence[Any]) -> PerGroup:
+        rest = iter(leaves)
+        return PerGroup(GroupLeaves(i, keys, [next(rest) for _ in keys]) for i, keys in enumerate(self._keys))
+
+    def _select(self, due: Sequence[Any], new: PyTree, old: PyTree) -> PyTree:
+        """The new values of the parameters that are due; of what is kept once all new values."""
+        flags = {
+            (i, key): flag != 0
+            for (i, key), flag in zip(((i, key) for i, keys in enumerate(self._keys) for key in keys), due, strict=True)
+        }
+
+        def choose(fresh: Any, kept: Any) -> Any:
+            if not isinstance(fresh, GroupLeaves):
+                return fresh
+            values = (
+                jax.tree.map(functools.partial(jnp.where, flags[fresh.group, key]), value, before)
+                for (key, value), before in zip(fresh.items(), kept.values, strict=True)
+            )
+            return GroupLeaves(fresh.group, fresh.keys, values)
+
+        return jax.tree.map(choose, new, old, is_leaf=lambda node: isinstance(node, GroupLeaves))
+
+
+def update_params(
+    binding: Binding,
+    tx: GradientTransformationExtraArgs,
+    grads: PyTree,
+    state: PyTree,
+    params: PyTree,
+    extra: dict[str, Any],
+) -> tuple[PyTree, PyTree]:
+    """New parameters and state, in the dtypes of the old ones."""
+    try:
+        updates, new_state = tx.update(widened(grads), state, params, **extra)
+    except TypeError as error:
+        if "required keyword-only argument" not in str(error):
+            raise
+        raise TypeError(
+            f"TorchBridge: {binding.name} needs value, the loss; call step(closure) with a closure that returns it"
+        ) from error
+    # A transformation that is careless with dtypes (float32 moments for bfloat16 parameters after one update) must not
+    # change what its state is made of.
+    new_state = jax.tree.map(lambda new, old: new.astype(old.dtype), new_state, state)
+    return jax.tree.map(_new_value, updates, params, is_leaf=is_rows), new_state
+
+
+def _new_value(update: Any, param: Any) -> Any:
+    """The new parameter; or the update itself, where it is dense and of the parameter only some rows are here."""
+    return update if is_rows(param) and not is_rows(update) else apply_updates(param, update)
+
+
+def _unscale(grad: jax.Array, scale: jax.Array) -> jax.Array:
+    """A gradient without the scale of its loss, in float32 at least, since half precision is what it was scaled for."""
+    if not jnp.issubdtype(grad.dtype, jnp.inexact):
+        return grad
+    return widened(grad) * (1 / scale).astype(jnp.promote_types(grad.real.dtype, jnp.float32))
+
+
+def _build(binding: Binding, found: ProgramClass, numbers: Sequence[Any]) -> GradientTransformationExtraArgs:
+    return binding.build([found.fill([weak(number) for number in numbers])])
+
+
+def _as_groups(array: Any) -> PerGroup:
+    return PerGroup([GroupLeaves(0, (0,), [array])])
+
+
+def _join(form: ClassForm, arrays: Sequence[Any], numbers: Sequence[Any], shared: Sequence[Any]) -> PyTree:
+    """The state of one parameter; numbers come as float64."""
+    leaves = dict(zip(form.arrays, arrays, strict=True))
+    for units, values in ((form.numbers, numbers), (form.shared, shared)):
+        leaves.update((unit, jnp.asarray(value).astype(unit.dtype)) for unit, value in zip(units, values, strict=True))
+    return form.form.treedef.unflatten([leaves[unit] for unit in form.form.units])
+
+
+Recipe = Elementwise | Whole

@@ -1,0 +1,185 @@
+"""The compiled update: one XLA program for all parameters, shared by all optimizers of the process.
+
+A program is keyed by what it computes: recipes, and the shapes and dtypes of arrays. Hyperparameters are numbers in
+arrays, so that changing them compiles nothing, nor does another division into groups, or another optimizer.
+
+What the caller does with its arguments:
+
+    donated  memory that the caller holds as JAX's own: on the CPU overwritten in place
+    given    borrowed; the caller has waited for the result before anything else touches the memory
+
+Everything runs with x64 enabled: float64 parameters keep their bits, and scalar arithmetic is float64 as in torch,
+while the arrays keep their own dtypes.
+"""
+
+import collections
+import contextlib
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcopt.torch_bridge._buffers import Device
+from funcopt.torch_bridge._units import Form, form_of
+from funcopt.torch_bridge.engines import _fusion, _recipes, _segments
+from funcopt.torch_bridge.engines._recipes import Recipe, Whole
+
+_shape_of, _dtype_of = attrgetter("shape"), attrgetter("dtype")
+
+MAX_PROGRAMS = 1024
+"""Programs that are kept; after that the one that was used least recently goes."""
+
+_programs: collections.OrderedDict[Any, Any] = collections.OrderedDict()
+_lock = threading.RLock()
+
+
+class Part(NamedTuple):
+    """Parameters that one recipe updates, and what it takes."""
+
+    recipe: Recipe
+    donated: Any  # a tree of arrays that results take the place of
+    given: Any  # a tree of arrays
+
+
+class Engine:
+    """Runs recipes on one device.
+
+    Args:
+        device: where.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.used: set[Any] = set()  # the programs' keys
+        self._last: tuple[Any, Any] = (None, None)
+
+    @property
+    def program(self) -> jax.stages.Compiled:
+        """What ran last."""
+        return self._last[1]
+
+    @contextlib.contextmanager
+    def precision(self) -> Iterator[None]:
+        """The context in which all of the engine's arrays are made and used."""
+        _refuse_forked()
+        with jax.enable_x64(True), jax.default_device(self.device):
+            yield
+
+    def update(self, parts: Sequence[Part], shared: np.ndarray) -> list[Any]:
+        """One update of all parts, in which a total of one is that of all.
+
+        Args:
+            parts: what to update.
+            shared: float64 (n,), numbers for all.
+
+        Returns:
+            For each part what its recipe returns. All arrays are ready: no computation still reads borrowed memory.
+
+        Raises:
+            NotByRows: if a recipe needs more of a parameter than its elements.
+        """
+        donated, given = [part.donated for part in parts], [part.given for part in parts]
+        recipes = tuple(part.recipe for part in parts)
+        # A check of the result would come too late for what was overwritten.
+        with self.precision(), jax.debug_nans(False), jax.debug_infs(False):
+            if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+                return jax.block_until_ready(_update(recipes, donated, given, shared, apart=False))
+            leaves, treedef = jax.tree.flatten((donated, given))
+            # The last program's key is looked at first: to compare is cheaper than to hash.
+            key = (recipes, self.device, treedef, [*map(_shape_of, leaves)], [*map(_dtype_of, leaves)], shared.shape)
+            if key != self._last[0]:
+                self._last = key, self._program(key, recipes, donated, given, shared)
+            return jax.block_until_ready(self._last[1](donated, given, shared))
+
+    def _program(self, key: Any, recipes: tuple[Recipe, ...], *arguments: Any) -> Any:
+        hashed = tuple(tuple(item) if isinstance(item, list) else item for item in key)
+        self.used.add(hashed)
+        return self._kept(hashed, lambda: self._compile(recipes, *arguments))
+
+    def _compile(self, recipes: tuple[Recipe, ...], *arguments: Any) -> Any:
+        """The program: on the CPU with merged loops, or as it is where XLA does not merge them."""
+        plain = any(isinstance(recipe, Whole) for recipe in recipes) or self.device.platform != "cpu"
+        if plain:
+            return _jit(recipes, apart=False).lower(*arguments).compile()
+        merged = _fusion.compile_merging(_jit(recipes, apart=True).lower(*arguments))
+        if _fusion.moves_little(merged):
+            return merged
+        unmerged = _jit(recipes, apart=False).lower(*arguments).compile()
+        return min(merged, unmerged, key=_fusion.cost)
+
+    def init(self, recipe: Whole, numbers: np.ndarray, params: Sequence[Any]) -> list[Any]:
+        """The leaves of a new state of parameters in their own shapes, in arrays of its own."""
+        with self.precision():
+            # Compiled as one: operation by operation each shape would be compiled for itself.
+            key = (recipe, "init", self.device, numbers.shape, *map(_shape_of, params), *map(_dtype_of, params))
+            init = self._kept(key, lambda: jax.jit(recipe.init))
+            state = init(numbers, list(params))
+            return jax.tree.leaves(jax.block_until_ready(jax.device_put(state, self.device)))
+
+    def form(self, recipe: Whole, numbers: np.ndarray, params: Sequence[jax.ShapeDtypeStruct]) -> Form:
+        """What the state of parameters in their own shapes consists of."""
+        with self.precision():
+            key = (recipe, "form", numbers.shape, *map(_shape_of, params), *map(_dtype_of, params))
+            return self._kept(key, lambda: form_of(jax.eval_shape(recipe.init, numbers, list(params))))
+
+    def _kept(self, key: Any, make: Callable[[], Any]) -> Any:
+        with _lock:
+            if key not in _programs:
+                _programs[key] = make()
+                while len(_programs) > MAX_PROGRAMS:
+                    _programs.popitem(last=False)
+            _programs.move_to_end(key)
+            return _programs[key]
+
+
+def _jit(recipes: tuple[Recipe, ...], *, apart: bool) -> Any:
+    def update(donated: Any, given: Any, shared: Any) -> Any:
+        return _update(recipes, donated, given, shared, apart=apart)
+
+    # Donated arguments and their results stand in the same order: XLA pairs arrays of one shape by their places. None
+    # is left out, not even one that the update ignores: its memory is to be that of a result.
+    return jax.jit(update, donate_argnums=0, keep_unused=True)
+
+
+def _update(recipes: tuple[Recipe, ...], donated: Any, given: Any, shared: Any, *, apart: bool) -> list[Any]:
+    shared = jnp.asarray(shared)
+    runs: list[Any] = [
+        recipe.run(shared, own, further, apart=apart, alone=len(recipes) == 1)
+        for recipe, own, further in zip(recipes, donated, given, strict=True)
+    ]
+    return _segments.lockstep(runs)
+
+
+def forget_programs() -> None:
+    """Has everything compiled anew."""
+    with _lock:
+        _programs.clear()
+        _recipes.forget()
+
+
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = bool(_programs)
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+# JAX warns of every fork, as it has threads. A process that only loads data never calls it.
+warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
+
+
+def _refuse_forked() -> None:
+    if _forked:
+        raise RuntimeError(
+            "TorchBridge: this process was forked from one in which an optimizer had already made a step, and XLA's "
+            "threads are not here; start it with the 'spawn' method, or make the first step after the fork"
+        )

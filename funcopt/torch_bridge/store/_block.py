@@ -1,0 +1,520 @@
+"""A *block*: parameters that one elementwise recipe updates, and their state, each quantity one array.
+
+Small parameters are joined, as rows of few elements with zeros after the last; a large one is a block of its own.
+Whatever holds a parameter's elements or its state's, in the user's hands, is a tensor over the block's memory. What
+cannot be, since something else shares its memory, is *away*: copied in before the update and out after it.
+"""
+
+import dataclasses
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from funcopt.torch_bridge._binding import ProgramClass
+from funcopt.torch_bridge._buffers import borrow_as_jax, torch_dtype
+from funcopt.torch_bridge._units import Entry, Unit, value_of
+from funcopt.torch_bridge.engines._recipes import DUE, FRESH, WIDTH, ClassForm, Elementwise
+from funcopt.torch_bridge.engines._segments import Result, Rows
+from funcopt.torch_bridge.engines._xla import Engine, Part
+from funcopt.torch_bridge.store._memory import (
+    Arrangement,
+    JaxMemory,
+    Memory,
+    Numbers,
+    TorchMemory,
+    as_array,
+    is_movable,
+    lend,
+    round_up,
+    writes_in_place,
+)
+
+_address = torch.Tensor.data_ptr
+_shape_of, _dtype_of, _layout_of = attrgetter("shape"), attrgetter("dtype"), attrgetter("layout")
+
+LEAST_ROWS, LEAST_SEGMENTS = 256, 32
+"""Sizes of a small block: whatever is smaller runs the same program."""
+
+State = Mapping[torch.Tensor, Entry]
+
+
+class Kind(NamedTuple):
+    """What parameters that run together have in common."""
+
+    found: ProgramClass
+    dtype: torch.dtype
+
+
+class Change(NamedTuple):
+    """What is new of a parameter."""
+
+    place: int
+    param: torch.Tensor
+    entry: Entry | None
+    values: dict[Unit, Any]  # of the state; none of a parameter that was never updated
+    copies: dict[Unit, torch.Tensor | float | None]  # of those that lie elsewhere
+    data: torch.Tensor | None  # a copy of the parameter's, if it lies elsewhere
+
+
+class Column:
+    """One quantity of a block's parameters: their elements, or one array of their state."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        self.views: list[torch.Tensor] = []  # the parameters' places in the memory
+        self.held: list[Any] = []  # what the user has: tensors, None where there is nothing yet
+        self.addresses: list[int] = []
+        self.away: set[int] = set()
+
+    def add(self, view: torch.Tensor) -> None:
+        """A further parameter's place."""
+        self.views.append(view)
+        self.held.append(None)
+        self.addresses.append(0)
+
+    def holds(self, tensors: Sequence[Any]) -> bool:
+        """Whether these are the tensors that the block knows, all of them, where they were."""
+        return all(map(operator.is_, tensors, self.held)) and list(map(_address, self.held)) == self.addresses
+
+    def put(self, i: int, tensor: torch.Tensor | None, own: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Makes a tensor live in the memory, which has its values already; a new one where there is none.
+
+        Args:
+            i: the parameter.
+            tensor: what the user has.
+            own: makes a tensor over the parameter's place.
+        """
+        self.away.discard(i)
+        if tensor is None or (self._is_here(tensor) and not is_movable(tensor)):
+            tensor = own().data  # and not a view, which could not move
+        elif is_movable(tensor):
+            lend(tensor, own())
+        elif tensor.numel():
+            self.away.add(i)
+        self.held[i], self.addresses[i] = tensor, tensor.data_ptr()
+        return tensor
+
+    def _is_here(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor lies in this memory, in some place or other."""
+        offset = tensor.data_ptr() - self.memory.tensor.data_ptr()
+        return 0 <= offset < self.memory.tensor.numel() * self.memory.tensor.element_size()
+
+    def drop(self, i: int) -> None:
+        """Forgets what the user has."""
+        self.held[i], self.addresses[i] = None, 0
+        self.away.discard(i)
+
+    def copy_in(self, due: Iterable[int]) -> None:
+        """Reads what is away."""
+        found = [i for i in due if i in self.away] if self.away else []
+        if found:
+            _copy([self.views[i] for i in found], [self.held[i] for i in found])
+
+    def copy_out(self, due: Iterable[int]) -> None:
+        """Writes what is away."""
+        found = [i for i in due if i in self.away] if self.away else []
+        if found:
+            _copy([self.held[i] for i in found], [self.views[i] for i in found])
+
+
+class Block:
+    """Memory of parameters that one recipe updates.
+
+    Args:
+        form: what the state of one of them consists of.
+        kind: theirs.
+        size: rows that there is room for; of a single parameter its elements.
+        segments: parameters that there is room for.
+        engine: where to compute.
+        torch_device: the same device as torch calls it.
+        joined: whether parameters are rows.
+    """
+
+    def __init__(
+        self,
+        form: ClassForm,
+        kind: Kind,
+        size: int,
+        segments: int,
+        engine: Engine,
+        torch_device: torch.device,
+        *,
+        joined: bool,
+    ) -> None:
+        self.joined, self.kind, self.form = joined, kind, form
+        self._device = torch_device
+        self._rows = round_up(size, LEAST_ROWS) if joined else 1
+        self._segments = round_up(segments, LEAST_SEGMENTS) if joined else 1
+        shape = (self._rows, WIDTH) if joined else (size,)
+        self._shape = shape
+        in_place = writes_in_place(engine.device)
+
+        def memory(dtype: torch.dtype) -> Memory:
+            return JaxMemory(shape, dtype, engine.device) if in_place else TorchMemory(shape, dtype, torch_device)
+
+        self.param = Column(memory(kind.dtype))
+        self.arrays = {unit: Column(memory(torch_dtype(unit.dtype))) for unit in form.arrays}
+        self.numbers = {unit: Numbers(self._segments, _number_dtype(unit)) for unit in form.numbers}
+        self._elements: dict[Unit, list[Any]] = {unit: [] for unit in form.numbers}  # what the user has of them
+        self._away: set[tuple[Unit, int]] = set()  # numbers in memory of their own
+        self.shown = [unit for unit in form.form.units if not unit.hidden and unit.place is not None]
+        self.params: list[Any] = []  # tensors, None for those that have left
+        self.group_of = np.zeros(self._segments, np.int64)  # among the groups of the class
+        self._fresh = np.zeros(self._segments, bool)
+        self._entries: list[Any] = []  # dicts, None where there is nothing yet
+        self._arrangements: list[Arrangement] = []
+        self._strides: list[tuple[int, ...]] = []
+        self._starts: list[int] = []
+        self._next = 0  # row
+        self._segment = np.zeros(self._rows, np.int32)
+        self._filled = np.zeros(self._rows, np.int32)
+        self._where: Rows | None = None
+        self._grads: torch.Tensor | None = None
+        self._grad_views: list[torch.Tensor] = []
+        self._due: list[int] = []
+        self.started: list[int] = []  # parameters whose first update was the last one
+
+    # Places.
+
+    def has_room(self, params: Sequence[torch.Tensor]) -> bool:
+        """Whether further parameters fit in."""
+        rows = sum(map(rows_of, params))
+        return self.joined and self._next + rows <= self._rows and len(self.params) + len(params) <= self._segments
+
+    def add(self, p: torch.Tensor) -> int:
+        """Gives a parameter its place, in which there is nothing yet."""
+        i = len(self.params)
+        start = self._next * WIDTH
+        arrangement = Arrangement.of(p)
+        self.params.append(p)
+        self._entries.append(None)
+        self._arrangements.append(arrangement)
+        self._strides.append(())
+        self._starts.append(start)
+        for column in (self.param, *self.arrays.values()):
+            column.add(arrangement.view(column.memory.tensor[start : start + p.numel()]))
+        for elements in self._elements.values():
+            elements.append(None)
+        if self.joined:
+            rows = rows_of(p)
+            self._segment[self._next : self._next + rows] = i
+            self._filled[self._next : self._next + rows] = WIDTH
+            if rows and p.numel() % WIDTH:
+                self._filled[self._next + rows - 1] = p.numel() % WIDTH
+            self._next += rows
+        self._where = None
+        self._grads = None
+        return i
+
+    def drop(self, i: int) -> None:
+        """Forgets a parameter; its elements and its state stay where they are, as long as somebody has them."""
+        self.params[i] = self._entries[i] = None
+        self.group_of[i] = 0
+        for column in (self.param, *self.arrays.values()):
+            column.drop(i)
+        for unit, elements in self._elements.items():
+            elements[i] = None
+            self._away.discard((unit, i))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is left."""
+        return all(p is None for p in self.params)
+
+    def takes(self, i: int, p: torch.Tensor) -> bool:
+        """Whether a parameter still fits its place, wherever its memory is."""
+        return p.dtype == self.kind.dtype and Arrangement.of(p) == self._arrangements[i]
+
+    # Following what the user did.
+
+    def misfits(self, due: Sequence[int]) -> list[int]:
+        """Parameters that are due and no longer what they were: of another dtype, shape or order."""
+        params: list[Any] = self.params if len(due) == len(self.params) else [self.params[i] for i in due]
+        addresses = self.param.addresses if params is self.params else [self.param.addresses[i] for i in due]
+        strides = self._strides if params is self.params else [self._strides[i] for i in due]
+        if list(map(_address, params)) == addresses and list(map(torch.Tensor.stride, params)) == strides:
+            return []
+        return [i for i, p in zip(due, params, strict=True) if not self.takes(i, p)]
+
+    def changes(self, state: State, due: Sequence[int], describe: Callable[[torch.Tensor], str]) -> list["Change"]:
+        """What the user did to parameters that are due, and to their state.
+
+        Raises:
+            RuntimeError: for state that does not fit.
+        """
+        found = []
+        for i in self._changed(state, due):
+            p: Any = self.params[i]
+            entry = state.get(p)
+            values = self._read(entry, p, describe)
+            moved = not (self.param.held[i] is p and p.data_ptr() == self.param.addresses[i])
+            copies = {unit: self._kept(unit, i, value) for unit, value in values.items()}
+            found.append(Change(i, p, entry, values, copies, p.detach().clone() if moved else None))
+        return found
+
+    def follow(self, changes: Sequence["Change"]) -> None:
+        """Takes over what the user did."""
+        for change in changes:
+            self._take(*change)
+
+    def _changed(self, state: State, due: Sequence[int]) -> list[int]:
+        whole = len(due) == len(self.params)
+        if whole and self.param.holds(self.params) and self._holds_entries(state):
+            return []
+        return [i for i in due if not self._holds_one(state, i)]
+
+    def _holds_entries(self, state: State) -> bool:
+        if not self.shown:
+            return True
+        entries: list[Any] = list(map(state.get, self.params))
+        if not all(map(operator.is_, entries, self._entries)) or None in entries:
+            return False
+        try:
+            return all(
+                column.holds(list(map(operator.itemgetter(unit.name), entries)))
+                for unit, column in self.arrays.items()
+                if not unit.hidden
+            ) and all(
+                all(map(operator.is_, map(operator.itemgetter(unit.name), entries), elements))
+                for unit, elements in self._elements.items()
+                if not unit.hidden and unit.count is not int
+            )
+        except KeyError:
+            return False
+
+    def _holds_one(self, state: State, i: int) -> bool:
+        p: Any = self.params[i]
+        if self.param.held[i] is not p or p.data_ptr() != self.param.addresses[i]:
+            return False
+        if p.stride() != self._strides[i]:
+            return False
+        entry = state.get(p)
+        if not self.shown:
+            return True
+        if entry is None or entry is not self._entries[i]:
+            return False
+        for unit, column in self.arrays.items():
+            value = entry.get(unit.name)
+            if unit.hidden:
+                continue
+            if value is None or value is not column.held[i] or value.data_ptr() != column.addresses[i]:
+                return False
+        return all(
+            entry.get(unit.name) is own[i]
+            for unit, own in self._elements.items()
+            if not unit.hidden and unit.count is not int
+        )
+
+    def _read(self, entry: Entry | None, p: torch.Tensor, describe: Callable[[torch.Tensor], str]) -> dict[Unit, Any]:
+        """What an entry has for each array of the state; nothing of a parameter that was never updated."""
+        if not entry or all(entry.get(unit.name) is None for unit in self.shown):
+            return {}
+        values = {}
+        for unit in (*self.form.arrays, *self.form.numbers):
+            shape = tuple(p.shape) if unit in self.arrays else ()
+            own = dataclasses.replace(unit, shape=shape)
+            values[unit] = value_of(own, entry, describe(p), "TorchBridge: step", RuntimeError)
+        return values
+
+    def _kept(self, unit: Unit, i: int, value: Any) -> torch.Tensor | float | None:
+        """A copy of a value, where it does not already lie in its place."""
+        if unit in self.numbers:
+            return float(value)
+        column = self.arrays[unit]
+        here = value is column.held[i] and value.data_ptr() == column.addresses[i] and i not in column.away
+        return None if here else torch.as_tensor(value).detach().clone()
+
+    def _take(
+        self,
+        i: int,
+        p: torch.Tensor,
+        entry: Entry | None,
+        values: dict[Unit, Any],
+        copies: dict[Unit, torch.Tensor | float | None],
+        data: torch.Tensor | None,
+    ) -> None:
+        start, stop = self._starts[i], self._starts[i] + p.numel()
+
+        def own(column: Column) -> Callable[[], torch.Tensor]:
+            return lambda: self._arrangements[i].view(column.memory.elements(start, stop))
+
+        if data is not None:
+            self.param.views[i].copy_(data)
+            self.param.put(i, p, own(self.param))
+        self._strides[i] = p.stride()
+        self._fresh[i] = not values
+        for (unit, column), constant in zip(self.arrays.items(), self.form.constants, strict=True):
+            value, copy = values.get(unit), copies.get(unit)
+            if value is None:
+                column.views[i].fill_(constant or 0.0)
+                column.drop(i)
+                continue
+            if copy is not None:
+                column.views[i].copy_(copy)  # pyright: ignore[reportArgumentType]
+                same = isinstance(value, torch.Tensor) and value.dtype == column.views[i].dtype
+                value = column.put(i, value if same else None, own(column))
+            if entry is not None and not unit.hidden:
+                entry[unit.name] = value
+        for unit, numbers in self.numbers.items():
+            value = values.get(unit)
+            numbers.values[i] = copies.get(unit) or 0.0
+            self._elements[unit][i] = None
+            self._away.discard((unit, i))
+            if value is not None and entry is not None and not unit.hidden:
+                entry[unit.name] = self._element(unit, i, value)
+        self._entries[i] = entry if values else None
+
+    def _element(self, unit: Unit, i: int, value: Any = None) -> Any:
+        """What an entry has for a number of the state: a tensor over it, the user's own if there is one."""
+        if unit.count is int:
+            return int(self.numbers[unit].values[i])
+        tensor = self.numbers[unit].element(i)
+        self._away.discard((unit, i))
+        if isinstance(value, torch.Tensor) and value.device.type == "cpu" and value.dtype.is_floating_point:
+            if value.dtype == tensor.dtype and value.shape == () and is_movable(value):
+                value.data = tensor
+            else:
+                self._away.add((unit, i))
+            tensor = value
+        self._elements[unit][i] = tensor
+        return tensor
+
+    def start_again(self, due: Sequence[int]) -> None:
+        """Lets parameters go on as new ones, where torch makes state after the update and not before it."""
+        if not any(unit.hidden for unit in self.form.numbers):
+            return
+        for i in due:
+            for column, constant in zip(self.arrays.values(), self.form.constants, strict=True):
+                column.views[i].fill_(constant or 0.0)
+            for numbers in self.numbers.values():
+                numbers.values[i] = 0.0
+
+    # The update.
+
+    def lend(self, recipe: Elementwise, due: Sequence[int], grads: Sequence[torch.Tensor], rows: np.ndarray) -> Part:
+        """What the update takes.
+
+        Args:
+            recipe: the recipe.
+            due: parameters that have a gradient.
+            grads: theirs.
+            rows: float64 (groups of the class, numbers).
+        """
+        self._due = list(due)
+        for unit, i in self._away:
+            self.numbers[unit].values[i] = float(self._elements[unit][i])
+        for unit in self.numbers:
+            if unit.count is int and not unit.hidden:
+                self._read_ints(unit)
+        own = np.zeros((self._segments, 2 + rows.shape[1] + len(self.numbers)))
+        own[self._due, DUE] = 1.0
+        own[:, FRESH] = self._fresh
+        own[:, 2 : 2 + rows.shape[1]] = rows[self.group_of]
+        for j, numbers in enumerate(self.numbers.values()):
+            own[:, 2 + rows.shape[1] + j] = numbers.values
+        for column in (self.param, *self.arrays.values()):
+            column.copy_in(due)
+        donated = [column.memory.lend() for column in (self.param, *self.arrays.values())]
+        return Part(recipe, donated, (own, self._lend_grads(due, grads), self._places()))
+
+    def _read_ints(self, unit: Unit) -> None:
+        for i in self._due:
+            entry = self._entries[i]
+            if entry is not None:
+                self.numbers[unit].values[i] = float(entry[unit.name])
+
+    def _places(self) -> Rows | None:
+        if self.joined and self._where is None:
+            self._where = Rows(as_array(self._segment), as_array(self._filled))
+        return self._where
+
+    def _lend_grads(self, due: Sequence[int], grads: Sequence[torch.Tensor]) -> Any:
+        for i, grad in zip(due, grads, strict=True):
+            if tuple(grad.shape) != self._arrangements[i].shape:
+                raise RuntimeError(
+                    f"TorchBridge: a gradient must have its parameter's shape {self._arrangements[i].shape}, got "
+                    f"{tuple(grad.shape)}"
+                )
+        if not self.joined:
+            flat = self._arrangements[0].flatten(grads[0])
+            return borrow_as_jax(flat if flat.device == self._device else flat.to(self._device))
+        dtype = widest(set(map(_dtype_of, grads)))
+        if self._grads is None or self._grads.dtype != dtype:
+            self._grads = torch.zeros(self._shape, dtype=dtype, device=self._device)
+            flat = self._grads.view(-1)
+            self._grad_views = [
+                arrangement.view(flat[start : start + view.numel()])
+                for arrangement, start, view in zip(self._arrangements, self._starts, self.param.views, strict=True)
+            ]
+        views = self._grad_views if len(due) == len(self._grad_views) else [self._grad_views[i] for i in due]
+        _copy(views, list(grads))
+        return borrow_as_jax(self._grads)
+
+    def store(self, result: Result, state: Any, *, again: bool) -> list[torch.Tensor]:
+        """Takes the update's results over, and gives new parameters their entries; returns what was written."""
+        columns = (self.param, *self.arrays.values())
+        for column, array in zip(columns, result.arrays, strict=True):
+            column.memory.store(array)
+            column.copy_out(self._due)
+        if self.numbers:
+            new = np.asarray(result.own)
+            for j, numbers in enumerate(self.numbers.values()):
+                numbers.values[self._due] = new[self._due, j]
+            for unit, i in self._away:
+                self._elements[unit][i].fill_(float(self.numbers[unit].values[i]))
+        if not again:
+            self.started = [self._due[k] for k in np.flatnonzero(self._fresh[self._due])]
+            for i in self.started:
+                self._start(i, state)
+        for unit in self.numbers:
+            if unit.count is int and not unit.hidden:
+                for i in self._due:
+                    entry = self._entries[i]
+                    assert entry is not None
+                    entry[unit.name] = int(self.numbers[unit].values[i])
+        return [p for p in (self.params[i] for i in self._due) if p is not None]
+
+    def _start(self, i: int, state: Any) -> None:
+        """Gives a parameter that was updated for the first time its entry."""
+        p: Any = self.params[i]
+        self._fresh[i] = False
+        if not self.shown:
+            return
+        entry = state[p]
+        start, stop = self._starts[i], self._starts[i] + p.numel()
+        for unit in self.shown:
+            if unit in self.arrays:
+                column = self.arrays[unit]
+                own = lambda column=column: self._arrangements[i].view(column.memory.elements(start, stop))  # noqa: E731
+                entry[unit.name] = column.put(i, None, own)
+            else:
+                entry[unit.name] = self._element(unit, i)
+        self._entries[i] = entry
+
+
+def rows_of(p: torch.Tensor) -> int:
+    """How many rows a parameter takes."""
+    return -(-p.numel() // WIDTH)
+
+
+def widest(dtypes: set[torch.dtype]) -> torch.dtype:
+    """The dtype that holds all of some."""
+    first, *others = dtypes
+    for dtype in others:
+        first = torch.promote_types(first, dtype)
+    return first
+
+
+def _number_dtype(unit: Unit) -> torch.dtype:
+    # torch counts in its default dtype where that is wider.
+    if unit.count is float and torch.get_default_dtype() == torch.float64:
+        return torch.float64
+    return torch.float32 if unit.count is not None else torch_dtype(unit.dtype)
+
+
+def _copy(targets: list[Any], sources: list[Any]) -> None:
+    torch._foreach_copy_(targets, sources)  # pyright: ignore[reportPrivateImportUsage]

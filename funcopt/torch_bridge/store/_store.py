@@ -1,0 +1,446 @@
+"""What an optimizer knows beside its groups and its state: where each parameter's memory is.
+
+Groups and state are the user's, torch's own lists and dicts. Before each step they are compared with what they were at
+the last one, by identity; what has changed is taken over.
+"""
+
+import dataclasses
+import itertools
+import operator
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from funcopt.torch_bridge import _buffers
+from funcopt.torch_bridge._binding import Binding, ProgramClass
+from funcopt.torch_bridge._buffers import jax_dtype
+from funcopt.torch_bridge._matching import keys_of
+from funcopt.torch_bridge._units import Unit
+from funcopt.torch_bridge.engines._recipes import Elementwise, Given, Whole, class_form
+from funcopt.torch_bridge.engines._segments import NotByRows
+from funcopt.torch_bridge.engines._xla import Engine, Part
+from funcopt.torch_bridge.store._block import Block, Kind, rows_of, widest
+from funcopt.torch_bridge.store._whole import Member, WholePart
+
+JOIN_UP_TO = 32_768
+"""Elements of the largest parameter that is joined with others: torch copies its gradient in less time than a further
+array costs, and without starting threads."""
+
+MAX_PATTERNS = 8
+"""Patterns of missing gradients that get a program of their own, in which the missing cost nothing. Beyond, one program
+for all further patterns computes with zeros and drops what comes of them."""
+
+Group = Mapping[str, Any]
+
+_grad_of, _layout_of, _dtype_of = attrgetter("grad"), attrgetter("layout"), attrgetter("dtype")
+
+
+class Slot(NamedTuple):
+    """A parameter's place."""
+
+    block: Block
+    place: int
+
+
+class _Seen(NamedTuple):
+    """A group's values at the last step."""
+
+    group: Group
+    values: tuple[Any, ...]
+    found: ProgramClass
+    numbers: tuple[float, ...]
+
+
+class Store:
+    """Memory and state of all parameters, and the engine that updates them.
+
+    Args:
+        binding: what to run.
+        fast: whether an elementwise recipe gets joined parameters.
+    """
+
+    def __init__(self, binding: Binding, *, fast: bool) -> None:
+        self._binding = binding
+        self._fast = fast
+        self._engine: Engine | None = None
+        self._device = torch.device("cpu")
+        self._slots: dict[torch.Tensor, Slot] = {}
+        self._joined: dict[Kind, Block] = {}
+        self._alone: list[Block] = []
+        self._shared: dict[str, torch.Tensor] = {}  # what is kept once, by name
+        self._seen: list[_Seen] = []
+        self._lists: list[list[torch.Tensor]] = []
+        self._group_of: dict[torch.Tensor, int] = {}
+        self._repeats: Counter[torch.Tensor] = Counter()
+        self._local: list[int] = []  # each group's index among those of its class
+        self._loose: list[torch.Tensor] = []  # parameters of groups that have no place
+        self._growing = False  # whether large parameters have come and gone
+        self._patterns: set[tuple[int, ...]] = set()  # of large parameters that had gradients
+        self._whole_patterns: set[tuple[torch.Tensor, ...]] = set()  # of those in their own shapes
+        self.lock = threading.RLock()
+
+    @property
+    def compilations(self) -> int:
+        """How many programs have been needed so far."""
+        return 0 if self._engine is None else len(self._engine.used)
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Those that hold parameters."""
+        return [*self._joined.values(), *self._alone]
+
+    # The groups.
+
+    def read(self, groups: Sequence[Group]) -> None:
+        """Follows whatever was done to the groups since the last call."""
+        before = {id(seen.group): seen for seen in self._seen}
+        seen = [self._read_group(group, before.get(id(group))) for group in groups]
+        lists = [group["params"] for group in groups]
+        same = len(lists) == len(self._lists) and all(
+            len(new) == len(old) and all(map(operator.is_, new, old))
+            for new, old in zip(lists, self._lists, strict=True)
+        )
+        same = same and all(a.found is b.found or a.found == b.found for a, b in zip(seen, self._seen, strict=True))
+        self._seen = seen
+        if same:
+            return
+        self._lists = [list(params) for params in lists]
+        self._group_of = {p: i for i, params in reversed([*enumerate(lists)]) for p in params}
+        self._repeats = Counter(itertools.chain.from_iterable(lists))
+        count: Counter[ProgramClass] = Counter()
+        self._local = []
+        for item in seen:
+            self._local.append(count[item.found])
+            count[item.found] += 1
+        self._place()
+
+    def _read_group(self, group: Group, before: _Seen | None) -> _Seen:
+        values = self._binding.values(group)
+        if before is not None and before.group is group and before.values == values and not _may_change(values):
+            return before
+        found, numbers = self._binding.split(group, None if before is None else before.found)
+        return _Seen(group, values, found, numbers)
+
+    def _place(self) -> None:
+        """Tells each block which groups its parameters are in; drops those that have left, or changed their class."""
+        for p, slot in [*self._slots.items()]:
+            i = self._group_of.get(p)
+            if i is not None and self._seen[i].found == slot.block.kind.found:
+                slot.block.group_of[slot.place] = self._local[i]
+            else:
+                if i is None and not slot.block.joined:
+                    self._growing = True
+                self._drop(p)
+        self._loose = [p for p in self._group_of if p not in self._slots]
+
+    def _drop(self, p: torch.Tensor) -> None:
+        slot = self._slots.pop(p)
+        slot.block.drop(slot.place)
+        if slot.block.is_empty:
+            self._alone = [block for block in self._alone if block is not slot.block]
+            self._joined = {kind: block for kind, block in self._joined.items() if block is not slot.block}
+
+    # The update.
+
+    def update(
+        self,
+        groups: Sequence[Group],
+        state: Any,
+        *,
+        scale: float | None,
+        loss: float | None,
+        check: Callable[[Sequence[torch.Tensor]], None],
+    ) -> bool:
+        """Updates the parameters that have a gradient; one that its group has several times as often.
+
+        To be called where nothing interrupts it: the update may write over state and parameters.
+
+        Args:
+            groups: the optimizer's groups.
+            state: the optimizer's state.
+            scale: of the gradients, which they are to be divided by.
+            loss: the closure's result.
+            check: refuses parameters with sparse gradients.
+
+        Returns:
+            Whether any parameter was updated.
+
+        Raises:
+            RuntimeError: for state or gradients that do not fit; nothing has been changed then.
+        """
+        self.read(groups)
+        given = Given(scale is not None, loss is not None)
+        numbers = [number for number in (scale, loss) if number is not None]
+        done = False
+        for repeat in range(max(self._repeats.values(), default=0)):
+            try:
+                done |= self._update(state, given, numbers, repeat, check)
+            except NotByRows:
+                self._fast = False
+                for p in [*self._slots]:
+                    self._drop(p)
+                    self._loose.append(p)
+                done |= self._update(state, given, numbers, repeat, check)
+        return done
+
+    def _update(
+        self, state: Any, given: Given, numbers: list[float], repeat: int, check: Callable[[Any], None]
+    ) -> bool:
+        for block in self.blocks:
+            self._let_go(block, repeat)
+        whole: list[Member] = []
+        due = [p for p in self._loose if p.grad is not None and self._repeats[p] > repeat] if self._loose else []
+        if due:
+            self._engine_for(due)
+            whole = self._give_places(due)
+        work = self._work(repeat)
+        if not work and not whole:
+            return False
+        assert self._engine is not None
+        if self._has_many_patterns(work):
+            self._join_all()
+            work = self._work(repeat)
+        check([m.param for m in whole if m.grad is not None and m.grad.layout != torch.strided])
+        # A parameter's data may lie in another one's place: all that has changed is read before anything is written.
+        changes = [block.changes(state, own, self.describe) for block, own, _ in work]
+        for (block, own, _), found in zip(work, changes, strict=True):
+            block.follow(found)
+            if repeat:
+                block.start_again([i for i in own if i in block.started])
+        shared = self._shared_of(work, state)
+        values = np.array([*numbers, *(float(self._shared[unit.name]) for unit in shared)], np.float64)
+        parts: list[Part] = []
+        for block, own, grads in work:
+            found, dtype = block.kind
+            recipe = Elementwise(
+                self._binding,
+                found,
+                jax_dtype(dtype),
+                jax_dtype(widest(set(map(_dtype_of, grads)))),
+                given,
+                joined=block.joined,
+            )
+            rows = np.array([seen.numbers for seen in self._seen if seen.found == found], np.float64)
+            parts.append(block.lend(recipe, own, grads, rows))
+        part = self._whole_part(whole, given) if whole else None
+        if part is not None:
+            parts.append(part.lend(state, self._shared, self.describe))
+        results = self._engine.update(parts, values)
+        written: list[torch.Tensor] = []
+        for (block, _, _), result in zip(work, results, strict=False):
+            written += block.store(result, state, again=repeat > 0)
+            for unit, value in zip(block.form.shared, result.shared, strict=True):
+                self._shared[unit.name].fill_(float(value))
+        if part is not None:
+            written += part.store(results[-1], state, self._shared)
+        self._show_shared(state, written)
+        # As if torch had written all of it, so that autograd notices a backward pass through what is no longer there.
+        torch.autograd.graph.increment_version(written)
+        _buffers.wait_for_torch(self._device)
+        return True
+
+    def _work(self, repeat: int) -> list[tuple[Block, list[int], list[torch.Tensor]]]:
+        """The blocks of which any parameter has a gradient."""
+        return [(block, due, grads) for block in self.blocks for due, grads in [self._due(block, repeat)] if due]
+
+    def _has_many_patterns(self, work: Sequence[tuple[Block, list[int], Any]]) -> bool:
+        """Whether large parameters miss gradients in ever new ways, each of which would be a program."""
+        if len(self._alone) < 2:
+            return False
+        self._patterns.add(tuple(id(block) for block, _, _ in work if not block.joined))
+        return len(self._patterns) > MAX_PATTERNS
+
+    def _join_all(self) -> None:
+        """Joins large parameters, too: among rows a missing gradient is a number."""
+        self._growing = True
+        params = [p for p, slot in self._slots.items() if not slot.block.joined]
+        for p in params:
+            self._drop(p)
+        self._loose += params
+        self._give_places([p for p in params if p.grad is not None])
+
+    def _due(self, block: Block, repeat: int) -> tuple[list[int], list[torch.Tensor]]:
+        """The parameters of a block that have a gradient, and the gradients."""
+        params = block.params
+        if repeat == 0 and None not in params:
+            grads: list[Any] = list(map(_grad_of, params))
+            if None not in grads:
+                return list(range(len(params))), grads
+        due = [i for i, p in enumerate(params) if p is not None and p.grad is not None and self._repeats[p] > repeat]
+        return due, [params[i].grad for i in due]
+
+    def _let_go(self, block: Block, repeat: int) -> None:
+        """Drops the parameters that do not fit their places any more, or get a sparse gradient."""
+        due, grads = self._due(block, repeat)
+        if not due:
+            return
+        sparse = [i for i, layout in zip(due, map(_layout_of, grads), strict=True) if layout != torch.strided]
+        moved = block.misfits(due)
+        self._growing |= bool(moved) and not block.joined
+        for i in {*sparse, *moved}:
+            p: Any = block.params[i]
+            self._drop(p)
+            self._loose.append(p)
+
+    def _member(self, p: torch.Tensor) -> Member:
+        i = self._group_of[p]
+        group = self._seen[i].group
+        index = next(j for j, own in enumerate(group["params"]) if own is p)
+        return Member(p, p.grad, i, keys_of(group)[index])
+
+    def describe(self, p: torch.Tensor) -> str:
+        """A parameter in messages."""
+        member = self._member(p)
+        return f"parameter {member.key!r} of group {member.group}"
+
+    # Places.
+
+    def _engine_for(self, params: Sequence[torch.Tensor]) -> Engine:
+        if self._engine is None:
+            sizes = Counter[torch.device]()
+            for p in params:
+                sizes[p.device] += 1 + p.numel()
+            # Parameters on other devices are copied to the one that has the most, and back.
+            self._device = max(sizes, key=sizes.__getitem__)
+            devices = {device: _buffers.jax_device(device) for device in sizes}
+            self._engine = Engine(devices[self._device])
+        return self._engine
+
+    def _give_places(self, due: Sequence[torch.Tensor]) -> list[Member]:
+        """Gives parameters their places; returns those that are updated in their own shapes."""
+        for device in {p.device for p in due}:
+            _buffers.jax_device(device)
+        whole: list[Member] = []
+        joined: dict[Kind, list[torch.Tensor]] = {}
+        for p in due:
+            kind = Kind(self._seen[self._group_of[p]].found, p.dtype)
+            grad: Any = p.grad
+            if grad.layout != torch.strided or not self._by_rows(kind):
+                whole.append(self._member(p))
+            elif p.numel() <= JOIN_UP_TO or self._growing:
+                joined.setdefault(kind, []).append(p)
+            else:
+                block = self._block(kind, p.numel(), 1, joined=False)
+                self._alone.append(block)
+                self._settle(block, [p])
+        for kind, params in joined.items():
+            block = self._joined.get(kind)
+            if block is None or not block.has_room(params):
+                old = [p for p, slot in self._slots.items() if slot.block is block] if block is not None else []
+                for p in old:
+                    self._slots.pop(p)
+                params = [*old, *params]
+                block = self._block(kind, sum(map(rows_of, params)), len(params), joined=True)
+                self._joined[kind] = block
+            self._settle(block, params)
+        placed = self._slots
+        self._loose = [p for p in self._loose if p not in placed]
+        return whole
+
+    def _by_rows(self, kind: Kind) -> bool:
+        assert self._engine is not None
+        if not self._fast:
+            return False
+        try:
+            with self._engine.precision():
+                class_form(self._binding, kind.found, jax_dtype(kind.dtype))
+        except NotByRows:
+            return False
+        return True
+
+    def _block(self, kind: Kind, size: int, segments: int, *, joined: bool) -> Block:
+        assert self._engine is not None
+        with self._engine.precision():
+            form = class_form(self._binding, kind.found, jax_dtype(kind.dtype))
+            return Block(form, kind, size, segments, self._engine, self._device, joined=joined)
+
+    def _settle(self, block: Block, params: Sequence[torch.Tensor]) -> None:
+        for p in params:
+            i = block.add(p)
+            self._slots[p] = Slot(block, i)
+            block.group_of[i] = self._local[self._group_of[p]]
+
+    def _whole_part(self, members: list[Member], given: Given) -> WholePart:
+        assert self._engine is not None
+        found = [seen.found for seen in self._seen]
+        numbers = [seen.numbers for seen in self._seen]
+        order = {p: i for i, p in enumerate(self._group_of)}
+        members = sorted(members, key=lambda member: order[member.param])
+        pattern = tuple(member.param for member in members)
+        strided = all(member.grad is not None and member.grad.layout == torch.strided for member in members)
+        if strided and pattern not in self._whole_patterns:
+            if len(self._whole_patterns) < MAX_PATTERNS:
+                self._whole_patterns.add(pattern)
+            else:
+                seen = {p for own in self._whole_patterns for p in own}
+                missing = [self._member(p)._replace(grad=None) for p in seen - {*pattern} if p in self._group_of]
+                members = sorted([*members, *missing], key=lambda member: order[member.param])
+        return WholePart(self._binding, members, found, numbers, given, self._engine, self._device)
+
+    # What is kept once.
+
+    def _shared_of(self, work: Sequence[tuple[Block, list[int], Any]], state: Any) -> list[Unit]:
+        """What the recipes keep once, as far as there are joined parameters; with the values that the state has."""
+        found: list[Unit] = []
+        for block, due, _ in work:
+            for unit in block.form.shared:
+                if unit not in found:
+                    found.append(unit)
+                own = self._shared.get(unit.name)
+                for i in due:
+                    p: Any = block.params[i]
+                    value = state.get(p, {}).get(unit.name)
+                    if value is not None and value is not own:
+                        if own is None:
+                            own = self._shared[unit.name] = self._first(block, unit)
+                        own.fill_(float(value))
+                if own is None:
+                    self._shared[unit.name] = self._first(block, unit)
+        return found
+
+    def _first(self, block: Block, unit: Unit) -> torch.Tensor:
+        """What is kept once, at first."""
+        assert self._engine is not None
+        numbers = next(seen.numbers for seen in self._seen if seen.found == block.kind.found)
+        recipe = Whole(self._binding, [block.kind.found], [(0,)], Given(False, False))
+        param = np.zeros(1, jax_dtype(block.kind.dtype))
+        leaves = self._engine.init(recipe, np.array(numbers, np.float64), [param])
+        value = dict(zip(block.form.form.units, leaves, strict=True))[unit]
+        return torch.tensor(float(value), dtype=_buffers.torch_dtype(unit.dtype))
+
+    def _show_shared(self, state: Any, written: Sequence[torch.Tensor]) -> None:
+        if not self._shared:
+            return
+        for p in written:
+            i = self._group_of[p]
+            for name, tensor in self._shared.items():
+                own, _, group = name.partition("@")
+                if not group or int(group) == i:
+                    state[p][own] = tensor
+
+    def units(self, group: int, p: torch.Tensor) -> list[Unit]:
+        """What the state of a parameter consists of."""
+        engine = self._engine_for([p])
+        kind = Kind(self._seen[group].found, p.dtype)
+        if self._by_rows(kind):
+            with engine.precision():
+                form = class_form(self._binding, kind.found, jax_dtype(kind.dtype))
+            return [
+                dataclasses.replace(unit, shape=tuple(p.shape)) if unit in form.arrays else unit
+                for unit in form.form.units
+            ]
+        member = Member(p, None, group, 0)
+        return list(self._whole_part([member], Given(False, False)).form.units)
+
+
+def _may_change(values: tuple[Any, ...]) -> bool:
+    """Whether a value can change and still be the same object, such as a tensor that a scheduler fills."""
+    return any(
+        hasattr(value, "item") or (isinstance(value, tuple | list) and any(hasattr(v, "item") for v in value))
+        for value in values
+    )
