@@ -196,12 +196,9 @@ class Binding:
         refuse = getattr(self._factory, "refuse_param", None) if self._ready is None else None
         return "" if refuse is None else refuse(jax.ShapeDtypeStruct(tuple(shape), dtype))
 
-    def values(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
-        """A group's values as they are, to tell whether any has changed."""
-        return tuple([group.get(name) for name in self._read])
-
     @functools.cached_property
-    def _read(self) -> tuple[str, ...]:
+    def read(self) -> tuple[str, ...]:
+        """The fields of a group that are read."""
         names = self.defaults if "lr" in self.defaults else {**self.defaults, "lr_mult": 1.0}
         return (*names, *(name for name in self._multiplier_of.values() if name not in names))
 

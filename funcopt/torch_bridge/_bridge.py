@@ -300,14 +300,16 @@ class TorchBridge(torch.optim.Optimizer):
 
     def _following(self) -> list[_Scheduled]:
         """Groups that follow their schedules: nobody has written anything else since."""
-        own = [self._scheduled[id(group)] for group in self.param_groups]
-        return [item for item in own if item.schedules and not item.is_overruled]
+        own = [item for item in self._scheduled.values() if item.schedules]
+        if not own:
+            return []
+        current = set(map(id, self.param_groups))
+        return [item for item in own if id(item.group) in current and not item.is_overruled]
 
     def _apply_schedules(self) -> None:
         """Writes scheduled hyperparameters into their groups."""
         for group in self.param_groups:
-            known = self._scheduled.get(id(group))
-            if known is None or known.group is not group:
+            if id(group) not in self._scheduled:  # which holds the group, so that its identity is nobody else's
                 self._follow_schedules(group)
         for own in self._following():
             step = own.group["schedule_step"]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from twins import EACH_TWIN, ROUNDING, TWINS, Twin, batch, difference, make_model, set_gradients, train
@@ -15,14 +16,12 @@ pytestmark = pytest.mark.clients
 @pytest.fixture(scope="module")
 def timm_lookahead() -> Any:
     """timm's; its torchvision has no build for this CPU, which the declaration of two operators makes up for."""
-    pytest.importorskip("timm", reason="needs the extra: pip install 'funcopt[clients]'")
     library = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    from timm.optim.lookahead import Lookahead
-
-    return Lookahead
+    module = pytest.importorskip("timm.optim.lookahead", reason="needs the extra: pip install 'funcopt[clients]'")
+    return module.Lookahead
 
 
 def loss_of(model: torch.nn.Module, step: int) -> torch.Tensor:
@@ -97,12 +96,10 @@ def test_torch_ema(twin: Twin) -> None:
 @pytest.mark.parametrize("name", ["Adam", "RMSprop"])
 def test_stable_baselines3(name: str, tmp_path: Any) -> None:
     """An agent trains, is saved, loaded, and goes on; float32, in which the numbers part by rounding."""
-    pytest.importorskip("stable_baselines3", reason="needs the extra")
-    import gymnasium
-    import numpy as np
-    from stable_baselines3 import A2C
+    baselines = pytest.importorskip("stable_baselines3", reason="needs the extra")
+    gymnasium = pytest.importorskip("gymnasium", reason="needs the extra")
 
-    class Steady(gymnasium.Env[Any, Any]):
+    class Steady(gymnasium.Env):
         """Rewards one of two actions, as an observation says."""
 
         observation_space = gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32)
@@ -124,10 +121,10 @@ def test_stable_baselines3(name: str, tmp_path: Any) -> None:
     results = []
     for module in (optim, torch.optim):
         keywords = {"optimizer_class": getattr(module, name), "optimizer_kwargs": {"eps": 1e-5}}
-        agent = A2C("MlpPolicy", Steady(), seed=0, n_steps=5, policy_kwargs=keywords, device="cpu")
+        agent = baselines.A2C("MlpPolicy", Steady(), seed=0, n_steps=5, policy_kwargs=keywords, device="cpu")
         agent.learn(100)
         agent.save(tmp_path / module.__name__)
-        agent = A2C.load(tmp_path / module.__name__, env=Steady())
+        agent = baselines.A2C.load(tmp_path / module.__name__, env=Steady())
         agent.learn(50)
         results.append([p.detach().clone() for p in agent.policy.parameters()])
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(*results, strict=True))

@@ -6,6 +6,7 @@ cannot be, since something else shares its memory, is *away*: copied in before t
 """
 
 import dataclasses
+import itertools
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
@@ -33,8 +34,9 @@ from funcopt.torch_bridge.store._memory import (
     writes_in_place,
 )
 
-_address = torch.Tensor.data_ptr
-_shape_of, _dtype_of, _layout_of = attrgetter("shape"), attrgetter("dtype"), attrgetter("layout")
+_address, _size = torch.Tensor.data_ptr, torch.Tensor.numel
+_stride: Callable[[torch.Tensor], tuple[int, ...]] = torch.Tensor.stride
+_dtype_of = attrgetter("dtype")
 
 LEAST_ROWS, LEAST_SEGMENTS = 256, 32
 """Sizes of a small block: whatever is smaller runs the same program."""
@@ -69,6 +71,8 @@ class Column:
         self.held: list[Any] = []  # what the user has: tensors, None where there is nothing yet
         self.addresses: list[int] = []
         self.away: set[int] = set()
+        self._noted: list[torch.Tensor] = []
+        self._noted_addresses: list[int] = []
 
     def add(self, view: torch.Tensor) -> None:
         """A further parameter's place."""
@@ -76,9 +80,16 @@ class Column:
         self.held.append(None)
         self.addresses.append(0)
 
-    def holds(self, tensors: Sequence[Any]) -> bool:
-        """Whether these are the tensors that the block knows, all of them, where they were."""
-        return all(map(operator.is_, tensors, self.held)) and list(map(_address, self.held)) == self.addresses
+    def is_where_it_was(self) -> bool:
+        """Whether all that the user had is in the memory in which it was when that was noted."""
+        return list(map(_address, self._noted)) == self._noted_addresses
+
+    def note(self) -> None:
+        """Notes what the user has, and where."""
+        own = [
+            (tensor, address) for tensor, address in zip(self.held, self.addresses, strict=True) if tensor is not None
+        ]
+        self._noted, self._noted_addresses = [tensor for tensor, _ in own], [address for _, address in own]
 
     def put(self, i: int, tensor: torch.Tensor | None, own: Callable[[], torch.Tensor]) -> torch.Tensor:
         """Makes a tensor live in the memory, which has its values already; a new one where there is none.
@@ -165,8 +176,14 @@ class Block:
         self.params: list[Any] = []  # tensors, None for those that have left
         self.group_of = np.zeros(self._segments, np.int64)  # among the groups of the class
         self._fresh = np.zeros(self._segments, bool)
+        # What there was when all entries were last looked through: those, and their values.
+        self._noted_entries: list[Any] = []
+        self._values: list[Any] = []
+        self._new: list[int] = []  # parameters that have none
+        self._is_noted = False
         self._entries: list[Any] = []  # dicts, None where there is nothing yet
         self._arrangements: list[Arrangement] = []
+        self._sizes: list[int] = []
         self._strides: list[tuple[int, ...]] = []
         self._starts: list[int] = []
         self._next = 0  # row
@@ -187,12 +204,14 @@ class Block:
 
     def add(self, p: torch.Tensor) -> int:
         """Gives a parameter its place, in which there is nothing yet."""
+        self._is_noted = False
         i = len(self.params)
         start = self._next * WIDTH
         arrangement = Arrangement.of(p)
         self.params.append(p)
         self._entries.append(None)
         self._arrangements.append(arrangement)
+        self._sizes.append(p.numel())
         self._strides.append(())
         self._starts.append(start)
         for column in (self.param, *self.arrays.values()):
@@ -212,6 +231,7 @@ class Block:
 
     def drop(self, i: int) -> None:
         """Forgets a parameter; its elements and its state stay where they are, as long as somebody has them."""
+        self._is_noted = False
         self.params[i] = self._entries[i] = None
         self.group_of[i] = 0
         for column in (self.param, *self.arrays.values()):
@@ -225,35 +245,54 @@ class Block:
         """Whether nothing is left."""
         return all(p is None for p in self.params)
 
-    def takes(self, i: int, p: torch.Tensor) -> bool:
+    def takes(self, i: int) -> bool:
         """Whether a parameter still fits its place, wherever its memory is."""
+        p = self.params[i]
         return p.dtype == self.kind.dtype and Arrangement.of(p) == self._arrangements[i]
 
     # Following what the user did.
 
-    def misfits(self, due: Sequence[int]) -> list[int]:
-        """Parameters that are due and no longer what they were: of another dtype, shape or order."""
-        params: list[Any] = self.params if len(due) == len(self.params) else [self.params[i] for i in due]
-        addresses = self.param.addresses if params is self.params else [self.param.addresses[i] for i in due]
-        strides = self._strides if params is self.params else [self._strides[i] for i in due]
-        if list(map(_address, params)) == addresses and list(map(torch.Tensor.stride, params)) == strides:
+    def moved(self, due: Sequence[int]) -> list[int]:
+        """Parameters that are due and not where they were, or in another order."""
+        params, addresses, strides = self.params, self.param.addresses, self._strides
+        if len(due) < len(params):
+            params, addresses, strides = ([known[i] for i in due] for known in (params, addresses, strides))
+        now = list(map(_address, params)), list(map(_stride, params))
+        if now == (addresses, strides):
             return []
-        return [i for i, p in zip(due, params, strict=True) if not self.takes(i, p)]
+        return [i for i, *new in zip(due, *now, strict=True) if new != [self.param.addresses[i], self._strides[i]]]
 
-    def changes(self, state: State, due: Sequence[int], describe: Callable[[torch.Tensor], str]) -> list["Change"]:
+    def changes(
+        self,
+        state: State,
+        due: Sequence[int],
+        moved: Sequence[int],
+        describe: Callable[[torch.Tensor], str],
+    ) -> list["Change"]:
         """What the user did to parameters that are due, and to their state.
+
+        Args:
+            state: the optimizer's.
+            due: the parameters.
+            moved: those of them that are not where they were.
+            describe: names a parameter in messages.
 
         Raises:
             RuntimeError: for state that does not fit.
         """
         found = []
-        for i in self._changed(state, due):
+        candidates = due
+        if self._is_untouched():
+            new = {*self._new} & {*due} if self.shown and self._new else set()
+            candidates = sorted({*moved, *new}) if new else moved
+        for i in candidates:
             p: Any = self.params[i]
             entry = state.get(p)
+            if i not in moved and self._holds_entry(entry, i):
+                continue
             values = self._read(entry, p, describe)
-            moved = not (self.param.held[i] is p and p.data_ptr() == self.param.addresses[i])
             copies = {unit: self._kept(unit, i, value) for unit, value in values.items()}
-            found.append(Change(i, p, entry, values, copies, p.detach().clone() if moved else None))
+            found.append(Change(i, p, entry, values, copies, p.detach().clone() if i in moved else None))
         return found
 
     def follow(self, changes: Sequence["Change"]) -> None:
@@ -261,38 +300,43 @@ class Block:
         for change in changes:
             self._take(*change)
 
-    def _changed(self, state: State, due: Sequence[int]) -> list[int]:
-        whole = len(due) == len(self.params)
-        if whole and self.param.holds(self.params) and self._holds_entries(state):
-            return []
-        return [i for i in due if not self._holds_one(state, i)]
+    def look_again(self) -> None:
+        """Tells that the state may have other entries."""
+        self._is_noted = False
 
-    def _holds_entries(self, state: State) -> bool:
+    def _is_untouched(self) -> bool:
+        """Whether no entry has changed since all were looked through; without going through them one by one."""
         if not self.shown:
             return True
-        entries: list[Any] = list(map(state.get, self.params))
-        if not all(map(operator.is_, entries, self._entries)) or None in entries:
-            return False
-        try:
-            return all(
-                column.holds(list(map(operator.itemgetter(unit.name), entries)))
-                for unit, column in self.arrays.items()
-                if not unit.hidden
-            ) and all(
-                all(map(operator.is_, map(operator.itemgetter(unit.name), entries), elements))
-                for unit, elements in self._elements.items()
-                if not unit.hidden and unit.count is not int
-            )
-        except KeyError:
-            return False
+        values = list(itertools.chain.from_iterable(map(dict.values, self._noted_entries)))
+        self._is_noted = (
+            self._is_noted
+            and len(values) == len(self._values)
+            and all(map(operator.is_, values, self._values))
+            and all(column.is_where_it_was() for column in self.arrays.values())
+        )
+        return self._is_noted
 
-    def _holds_one(self, state: State, i: int) -> bool:
-        p: Any = self.params[i]
-        if self.param.held[i] is not p or p.data_ptr() != self.param.addresses[i]:
-            return False
-        if p.stride() != self._strides[i]:
-            return False
-        entry = state.get(p)
+    def _note(self, state: State) -> None:
+        """Looks all entries through, for the next step to tell that nothing has changed."""
+        self._noted_entries = [entry for entry in self._entries if entry is not None]
+        self._new = [
+            i for i, (p, e) in enumerate(zip(self.params, self._entries, strict=True)) if e is None and p is not None
+        ]
+        for column in self.arrays.values():
+            column.note()
+        held = [*((unit, column.held) for unit, column in self.arrays.items()), *self._elements.items()]
+        held = [(unit.name, values) for unit, values in held if not unit.hidden and unit.count is not int]
+        same = all(p is None or state.get(p) is e for p, e in zip(self.params, self._entries, strict=True))
+        self._is_noted = same and all(
+            entry.get(name) is values[i]
+            for i, entry in enumerate(self._entries)
+            if entry is not None
+            for name, values in held
+        )
+        self._values = list(itertools.chain.from_iterable(map(dict.values, self._noted_entries)))
+
+    def _holds_entry(self, entry: Entry | None, i: int) -> bool:
         if not self.shown:
             return True
         if entry is None or entry is not self._entries[i]:
@@ -342,6 +386,7 @@ class Block:
         def own(column: Column) -> Callable[[], torch.Tensor]:
             return lambda: self._arrangements[i].view(column.memory.elements(start, stop))
 
+        self._is_noted = False
         if data is not None:
             self.param.views[i].copy_(data)
             self.param.put(i, p, own(self.param))
@@ -433,12 +478,14 @@ class Block:
         return self._where
 
     def _lend_grads(self, due: Sequence[int], grads: Sequence[torch.Tensor]) -> Any:
-        for i, grad in zip(due, grads, strict=True):
-            if tuple(grad.shape) != self._arrangements[i].shape:
-                raise RuntimeError(
-                    f"TorchBridge: a gradient must have its parameter's shape {self._arrangements[i].shape}, got "
-                    f"{tuple(grad.shape)}"
-                )
+        # One of as many elements and another shape is refused by the copy.
+        sizes = self._sizes if len(due) == len(self._sizes) else [self._sizes[i] for i in due]
+        if list(map(_size, grads)) != sizes:
+            i, shape = next((i, g.shape) for i, g in zip(due, grads, strict=True) if g.numel() != self._sizes[i])
+            raise RuntimeError(
+                "TorchBridge: a gradient must have its parameter's shape "
+                f"{self._arrangements[i].shape}, got {tuple(shape)}"
+            )
         if not self.joined:
             flat = self._arrangements[0].flatten(grads[0])
             return borrow_as_jax(flat if flat.device == self._device else flat.to(self._device))
@@ -476,12 +523,14 @@ class Block:
                     entry = self._entries[i]
                     assert entry is not None
                     entry[unit.name] = int(self.numbers[unit].values[i])
-        return [p for p in (self.params[i] for i in self._due) if p is not None]
+        if not self._is_noted:
+            self._note(state)
+        return self.params if len(self._due) == len(self.params) else [self.params[i] for i in self._due]
 
     def _start(self, i: int, state: Any) -> None:
         """Gives a parameter that was updated for the first time its entry."""
         p: Any = self.params[i]
-        self._fresh[i] = False
+        self._fresh[i] = self._is_noted = False
         if not self.shown:
             return
         entry = state[p]

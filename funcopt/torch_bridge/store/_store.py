@@ -38,6 +38,7 @@ for all further patterns computes with zeros and drops what comes of them."""
 Group = Mapping[str, Any]
 
 _grad_of, _layout_of, _dtype_of = attrgetter("grad"), attrgetter("layout"), attrgetter("dtype")
+_found_of = attrgetter("found")
 
 
 class Slot(NamedTuple):
@@ -51,9 +52,30 @@ class _Seen(NamedTuple):
     """A group's values at the last step."""
 
     group: Group
+    size: int  # fields
+    read: Callable[[Group], tuple[Any, ...]]  # the values that it has, and its parameters
     values: tuple[Any, ...]
+    steady: bool  # whether all values are of kinds that do not change in place
     found: ProgramClass
     numbers: tuple[float, ...]
+
+
+def _is_as_before(seen: _Seen, group: Group) -> bool:
+    if seen.group is not group or not seen.steady or seen.size != len(group):
+        return False
+    try:
+        return seen.read(group)[:-1] == seen.values
+    except KeyError:
+        return False
+
+
+class _Work(NamedTuple):
+    """Parameters of a block that an update is due for."""
+
+    block: Block
+    due: list[int]
+    grads: list[torch.Tensor]
+    moved: list[int]  # those that are not where they were
 
 
 class Store:
@@ -74,7 +96,13 @@ class Store:
         self._alone: list[Block] = []
         self._shared: dict[str, torch.Tensor] = {}  # what is kept once, by name
         self._seen: list[_Seen] = []
-        self._lists: list[list[torch.Tensor]] = []
+        self._classes: dict[ProgramClass, ProgramClass] = {}
+        self._numbers: dict[ProgramClass, np.ndarray] = {}
+        self._params: list[torch.Tensor] = []  # of all groups, and how many each has
+        self._counts: list[int] = []
+        self._state: Any = None  # at the last step, with its keys and entries
+        self._keys: list[Any] = []
+        self._entries: list[Any] = []
         self._group_of: dict[torch.Tensor, int] = {}
         self._repeats: Counter[torch.Tensor] = Counter()
         self._local: list[int] = []  # each group's index among those of its class
@@ -98,20 +126,17 @@ class Store:
 
     def read(self, groups: Sequence[Group]) -> None:
         """Follows whatever was done to the groups since the last call."""
-        before = {id(seen.group): seen for seen in self._seen}
-        seen = [self._read_group(group, before.get(id(group))) for group in groups]
+        seen = self._read_groups(groups)
         lists = [group["params"] for group in groups]
-        same = len(lists) == len(self._lists) and all(
-            len(new) == len(old) and all(map(operator.is_, new, old))
-            for new, old in zip(lists, self._lists, strict=True)
-        )
-        same = same and all(a.found is b.found or a.found == b.found for a, b in zip(seen, self._seen, strict=True))
-        self._seen = seen
-        if same:
+        counts, params = list(map(len, lists)), list(itertools.chain.from_iterable(lists))
+        same = seen is self._seen or list(map(_found_of, seen)) == list(map(_found_of, self._seen))
+        if seen is not self._seen:
+            self._seen, self._numbers = seen, {}
+        if same and counts == self._counts and _are(params, self._params):
             return
-        self._lists = [list(params) for params in lists]
-        self._group_of = {p: i for i, params in reversed([*enumerate(lists)]) for p in params}
-        self._repeats = Counter(itertools.chain.from_iterable(lists))
+        self._counts, self._params, self._numbers = counts, params, {}
+        self._group_of = {p: i for i, own in reversed([*enumerate(lists)]) for p in own}
+        self._repeats = Counter(params)
         count: Counter[ProgramClass] = Counter()
         self._local = []
         for item in seen:
@@ -119,18 +144,36 @@ class Store:
             count[item.found] += 1
         self._place()
 
+    def _read_groups(self, groups: Sequence[Group]) -> list[_Seen]:
+        """The groups' values; the list of the last step where none has changed."""
+        known = self._seen
+        if len(known) == len(groups) and all(map(_is_as_before, known, groups)):
+            return known
+        before = {id(seen.group): seen for seen in known}
+        return [self._read_group(group, before.get(id(group))) for group in groups]
+
     def _read_group(self, group: Group, before: _Seen | None) -> _Seen:
-        values = self._binding.values(group)
-        if before is not None and before.group is group and before.values == values and not _may_change(values):
+        if before is not None and _is_as_before(before, group):
             return before
         found, numbers = self._binding.split(group, None if before is None else before.found)
-        return _Seen(group, values, found, numbers)
+        # One object for each class, which is compared faster.
+        found = self._classes.setdefault(found, found)
+        names = [name for name in self._binding.read if name in group]
+        values = operator.itemgetter(*names, "params")
+        steady = not any(map(_may_change, values(group)[:-1]))
+        return _Seen(group, len(group), values, values(group)[:-1], steady, found, numbers)
+
+    def _numbers_of(self, found: ProgramClass) -> np.ndarray:
+        """The numbers of the groups of a class."""
+        if found not in self._numbers:
+            self._numbers[found] = np.array([seen.numbers for seen in self._seen if seen.found is found], np.float64)
+        return self._numbers[found]
 
     def _place(self) -> None:
         """Tells each block which groups its parameters are in; drops those that have left, or changed their class."""
         for p, slot in [*self._slots.items()]:
             i = self._group_of.get(p)
-            if i is not None and self._seen[i].found == slot.block.kind.found:
+            if i is not None and self._seen[i].found is slot.block.kind.found:
                 slot.block.group_of[slot.place] = self._local[i]
             else:
                 if i is None and not slot.block.joined:
@@ -191,14 +234,15 @@ class Store:
     def _update(
         self, state: Any, given: Given, numbers: list[float], repeat: int, check: Callable[[Any], None]
     ) -> bool:
-        for block in self.blocks:
-            self._let_go(block, repeat)
+        work = self._work(repeat)
+        gone = self._let_go(work)
         whole: list[Member] = []
         due = [p for p in self._loose if p.grad is not None and self._repeats[p] > repeat] if self._loose else []
         if due:
             self._engine_for(due)
             whole = self._give_places(due)
-        work = self._work(repeat)
+        if due or gone:
+            work = self._work(repeat)
         if not work and not whole:
             return False
         assert self._engine is not None
@@ -207,15 +251,19 @@ class Store:
             work = self._work(repeat)
         check([m.param for m in whole if m.grad is not None and m.grad.layout != torch.strided])
         # A parameter's data may lie in another one's place: all that has changed is read before anything is written.
-        changes = [block.changes(state, own, self.describe) for block, own, _ in work]
-        for (block, own, _), found in zip(work, changes, strict=True):
-            block.follow(found)
+        known = state is self._state and _are([*state], self._keys) and _are([*state.values()], self._entries)
+        if not known:
+            for block in self.blocks:
+                block.look_again()
+        changes = [w.block.changes(state, w.due, w.moved, self.describe) for w in work]
+        for w, found in zip(work, changes, strict=True):
+            w.block.follow(found)
             if repeat:
-                block.start_again([i for i in own if i in block.started])
+                w.block.start_again([i for i in w.due if i in w.block.started])
         shared = self._shared_of(work, state)
         values = np.array([*numbers, *(float(self._shared[unit.name]) for unit in shared)], np.float64)
         parts: list[Part] = []
-        for block, own, grads in work:
+        for block, own, grads, _ in work:
             found, dtype = block.kind
             recipe = Elementwise(
                 self._binding,
@@ -225,34 +273,40 @@ class Store:
                 given,
                 joined=block.joined,
             )
-            rows = np.array([seen.numbers for seen in self._seen if seen.found == found], np.float64)
-            parts.append(block.lend(recipe, own, grads, rows))
+            parts.append(block.lend(recipe, own, grads, self._numbers_of(found)))
         part = self._whole_part(whole, given) if whole else None
         if part is not None:
             parts.append(part.lend(state, self._shared, self.describe))
         results = self._engine.update(parts, values)
         written: list[torch.Tensor] = []
-        for (block, _, _), result in zip(work, results, strict=False):
+        for (block, *_), result in zip(work, results, strict=False):
             written += block.store(result, state, again=repeat > 0)
             for unit, value in zip(block.form.shared, result.shared, strict=True):
                 self._shared[unit.name].fill_(float(value))
         if part is not None:
             written += part.store(results[-1], state, self._shared)
         self._show_shared(state, written)
+        if not known or len(state) != len(self._keys):
+            self._state, self._keys, self._entries = state, [*state], [*state.values()]
         # As if torch had written all of it, so that autograd notices a backward pass through what is no longer there.
         torch.autograd.graph.increment_version(written)
         _buffers.wait_for_torch(self._device)
         return True
 
-    def _work(self, repeat: int) -> list[tuple[Block, list[int], list[torch.Tensor]]]:
+    def _work(self, repeat: int) -> list[_Work]:
         """The blocks of which any parameter has a gradient."""
-        return [(block, due, grads) for block in self.blocks for due, grads in [self._due(block, repeat)] if due]
+        work = []
+        for block in self.blocks:
+            due, grads = self._due(block, repeat)
+            if due:
+                work.append(_Work(block, due, grads, block.moved(due)))
+        return work
 
-    def _has_many_patterns(self, work: Sequence[tuple[Block, list[int], Any]]) -> bool:
+    def _has_many_patterns(self, work: Sequence[_Work]) -> bool:
         """Whether large parameters miss gradients in ever new ways, each of which would be a program."""
         if len(self._alone) < 2:
             return False
-        self._patterns.add(tuple(id(block) for block, _, _ in work if not block.joined))
+        self._patterns.add(tuple(id(w.block) for w in work if not w.block.joined))
         return len(self._patterns) > MAX_PATTERNS
 
     def _join_all(self) -> None:
@@ -267,25 +321,31 @@ class Store:
     def _due(self, block: Block, repeat: int) -> tuple[list[int], list[torch.Tensor]]:
         """The parameters of a block that have a gradient, and the gradients."""
         params = block.params
-        if repeat == 0 and None not in params:
+        if repeat == 0 and _is_complete(params):
             grads: list[Any] = list(map(_grad_of, params))
-            if None not in grads:
+            if _is_complete(grads):
                 return list(range(len(params))), grads
         due = [i for i, p in enumerate(params) if p is not None and p.grad is not None and self._repeats[p] > repeat]
         return due, [params[i].grad for i in due]
 
-    def _let_go(self, block: Block, repeat: int) -> None:
+    def _let_go(self, work: Sequence[_Work]) -> bool:
         """Drops the parameters that do not fit their places any more, or get a sparse gradient."""
-        due, grads = self._due(block, repeat)
-        if not due:
-            return
-        sparse = [i for i, layout in zip(due, map(_layout_of, grads), strict=True) if layout != torch.strided]
-        moved = block.misfits(due)
-        self._growing |= bool(moved) and not block.joined
-        for i in {*sparse, *moved}:
-            p: Any = block.params[i]
-            self._drop(p)
-            self._loose.append(p)
+        gone = False
+        for block, due, grads, moved in work:
+            layouts = set(map(_layout_of, grads))
+            sparse = (
+                []
+                if layouts == {torch.strided}
+                else [i for i, grad in zip(due, grads, strict=True) if grad.layout != torch.strided]
+            )
+            misfits = [i for i in moved if not block.takes(i)]
+            self._growing |= bool(misfits) and not block.joined
+            for i in {*sparse, *misfits}:
+                p: Any = block.params[i]
+                self._drop(p)
+                self._loose.append(p)
+                gone = True
+        return gone
 
     def _member(self, p: torch.Tensor) -> Member:
         i = self._group_of[p]
@@ -384,10 +444,10 @@ class Store:
 
     # What is kept once.
 
-    def _shared_of(self, work: Sequence[tuple[Block, list[int], Any]], state: Any) -> list[Unit]:
+    def _shared_of(self, work: Sequence[_Work], state: Any) -> list[Unit]:
         """What the recipes keep once, as far as there are joined parameters; with the values that the state has."""
         found: list[Unit] = []
-        for block, due, _ in work:
+        for block, due, *_ in work:
             for unit in block.form.shared:
                 if unit not in found:
                     found.append(unit)
@@ -438,9 +498,16 @@ class Store:
         return list(self._whole_part([member], Given(False, False)).form.units)
 
 
-def _may_change(values: tuple[Any, ...]) -> bool:
+def _is_complete(items: Sequence[Any]) -> bool:
+    """Whether none is None; `in` would compare tensors."""
+    return all(map(operator.is_not, items, itertools.repeat(None)))
+
+
+def _are(items: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Whether two lists have the same objects."""
+    return len(items) == len(others) and all(map(operator.is_, items, others))
+
+
+def _may_change(value: Any) -> bool:
     """Whether a value can change and still be the same object, such as a tensor that a scheduler fills."""
-    return any(
-        hasattr(value, "item") or (isinstance(value, tuple | list) and any(hasattr(v, "item") for v in value))
-        for value in values
-    )
+    return hasattr(value, "item") or (isinstance(value, tuple | list) and any(map(_may_change, value)))
