@@ -1,7 +1,7 @@
 """Digests of what each algorithm computes, over dtypes, schedules, prefixes, and the bridge's groups.
 
 Run as a script it prints them as JSON. Bits depend on the instructions that XLA chooses, so whoever compares runs it
-with `XLA_FLAGS=--xla_cpu_max_isa=AVX2`.
+with `XLA_FLAGS=--xla_cpu_max_isa=SSE4_2`.
 """
 
 import hashlib
