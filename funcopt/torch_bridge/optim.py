@@ -2,7 +2,8 @@
 
 There is a class for each algorithm of funcopt that torch.optim has a class of, by its name. It takes the constructor of
 torch's class, with its defaults and its checks, and is an instance of it; the numbers come from funcopt's definition.
-Options that only choose among torch's implementations (foreach, fused, capturable) are accepted and change nothing. A
+Options that only choose among torch's implementations (foreach, capturable) are accepted and change nothing; with
+`fused`, where torch's class has it, the step unscales gradients and skips by itself under a GradScaler, as torch's. A
 JAX update is differentiable by nature, a step on torch tensors is not: `differentiable=True` is an error.
 """
 
