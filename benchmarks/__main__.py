@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import torch
 
-from benchmarks import _bridge, _growth, _jax, _memory, _report
+from benchmarks import _bridge, _growth, _habits, _jax, _memory, _report
 from benchmarks._case import PEERS, BenchmarkCase, can_compile, peers_of
 from benchmarks._cases import CASES
 from benchmarks._goals import MATRIX, wanted_by_goals
@@ -20,7 +20,7 @@ from benchmarks._workloads import WORKLOADS, Workload
 
 Pairs = Sequence[tuple[str, str]]  # case, workload
 
-SECTIONS = ("bridge", "jax", "growth", "memory")
+SECTIONS = ("bridge", "jax", "growth", "habits", "memory")
 COMPILED_TENSORS = 50
 """`torch.compile` takes 40 s for 150 tensors on two cores: beyond this many it is for goals, or asked for by name."""
 
@@ -103,6 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("growth", file=sys.stderr)
             candidates = [peer for peer in ("default", "foreach", "fused", "bridge") if peer in peers]
             results.add(_growth.measure(plan.counts, plan.sizes, candidates, settings, triad))
+        if "habits" in given.sections:
+            print("habits", file=sys.stderr)
+            results.add(_habits.measure(settings, triad))
         if "memory" in given.sections:
             _each(plan.memory, memory, results)
     return _finish(results, settings, arguments, given.json)

@@ -74,6 +74,17 @@ OTHERS = (
     Goal("first step", "AdamW, ResNet-50", ("start/adamw/resnet50",), 3.0, upper=True, unit="s"),
     Goal("memory during step()", "AdamW, GPT-2 small", ("peak/adamw/gpt2-small/bridge",), 0.3, upper=True, unit="x"),
     Goal("memory beyond state", "AdamW, GPT-2 small", ("total/adamw/gpt2-small/bridge",), 0.3, upper=True, unit="x"),
+    Goal("a group per parameter", "step, 161 x 64", ("groups/161x64",), 1.15, upper=True, unit="x"),
+    Goal("a group per parameter", "step, 1,000 x 32x32", ("groups/1000x32x32",), 1.15, upper=True, unit="x"),
+    Goal("a group per parameter", "first step, 161 x 64", ("habits/first-step",), 1.0, upper=True, unit="s"),
+    Goal("Gaussian splatting", "30 densifications x 10 steps", ("habits/splatting",), 1.5, upper=True, unit="s"),
+    Goal("state[p] = {}", "160 parameters, with a step", ("habits/empty-state",), 0.1, upper=True, unit="s"),
+    Goal("growing networks", "30 stages with load_state_dict", ("habits/growth",), 1.0, upper=True, unit="s"),
+    Goal("many optimizers", "20 agents x 2, 5 steps", ("habits/agents",), 0.8, upper=True, unit="s"),
+    Goal("many optimizers", "one for each of 40 samples", ("habits/per-sample",), 0.5, upper=True, unit="s"),
+    Goal("add_param_group", "20 times, with steps", ("habits/add-param-group",), 0.5, upper=True, unit="s"),
+    Goal("state", "reading that of 10M", ("habits/read-state",), 1.0, upper=True, unit="ms", factor=1e3),
+    Goal("memory for the frozen", "50M beside 1,000", ("frozen",), 1.0, upper=True, unit="MB", factor=1e-6),
     Goal("compilations", "50 steps, any scheduler", ("compilations/*",), 1, upper=True),
 )
 GOALS = (*MATRIX, *OTHERS)

@@ -65,6 +65,7 @@ def text(results: Results, where: dict[str, Any]) -> str:
         "",
         *_rows(results.rows),
         *_memory(results.findings),
+        *_habits(results.findings),
         *(["", "not run:", *(f"    {reason}" for reason in results.skipped)] if results.skipped else []),
         "",
         "goals: bridge against torch, how many times faster, 20 % and 80 % quantiles of paired rounds",
@@ -137,6 +138,16 @@ def _memory(findings: dict[str, Finding]) -> list[str]:
     lines = [["memory x parameters", "during step()", "held beyond parameters, gradients, state"]]
     lines += [[case, *(f"{findings[f'{kind}/{case}'].value:.2f}" for kind in ("peak", "held"))] for case in peaks]
     return ["", *_table(lines)] if peaks else []
+
+
+def _habits(findings: dict[str, Finding]) -> list[str]:
+    """Seconds of what people do besides stepping."""
+    names = [name.partition("/")[2] for name in findings if name.startswith("habits/")]
+    lines = [["habit, s", "torch", "bridge"]]
+    lines += [
+        [name, *(f"{findings[f'{side}/{name}'].value:.4f}" for side in ("habits-torch", "habits"))] for name in names
+    ]
+    return ["", *_table(lines)] if names else []
 
 
 def _table(lines: list[list[str]]) -> list[str]:

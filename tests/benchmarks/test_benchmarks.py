@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import _bridge, _growth, _jax
+from benchmarks import _bridge, _growth, _habits, _jax
 from benchmarks.__main__ import FULL, QUICK, main
-from benchmarks._case import BRIDGE_PEERS, PEERS, peers_of
+from benchmarks._case import BRIDGE_PEERS, FLOAT32, PEERS, peers_of
 from benchmarks._cases import CASES
 from benchmarks._goals import GOALS, MATRIX, Goal, judge
 from benchmarks._measure import NOISE, Finding, Rounds, Triad, ratio, run_rounds
@@ -204,6 +204,13 @@ def test_gradients_are_the_same_for_all_and_written_anew() -> None:
 
 def test_no_scheduler_compiles_again() -> None:
     assert set(_growth.compilations().values()) == {1}
+
+
+@pytest.mark.parametrize("name", _habits.HABITS)
+def test_every_habit_computes_what_torch_does(name: str) -> None:
+    found = _habits.in_this_process(name)
+    assert found["error"] <= FLOAT32
+    assert min(found["habits"], found["habits-torch"]) > 0.0
 
 
 def test_growth_is_per_tensor() -> None:
