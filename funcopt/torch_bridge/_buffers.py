@@ -75,6 +75,12 @@ def borrow_as_jax(tensor: torch.Tensor) -> Any:
     return np.ndarray(tuple(tensor.shape), jax_dtype(tensor.dtype), buffer, strides=strides)  # pyright: ignore[reportArgumentType]
 
 
+def borrow_flat(tensor: torch.Tensor) -> np.ndarray:
+    """An array over the elements of a tensor on the CPU that has no gaps, as they lie; the caller keeps the tensor."""
+    buffer = (ctypes.c_char * (tensor.numel() * tensor.element_size())).from_address(tensor.data_ptr())
+    return np.frombuffer(buffer, jax_dtype(tensor.dtype))  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
 @functools.cache
 def torch_dtype(dtype: Any) -> torch.dtype:
     """The dtype of torch that holds JAX's; signed integers for unsigned ones, which torch cannot pickle."""

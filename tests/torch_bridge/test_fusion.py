@@ -19,12 +19,11 @@ import funcopt
 from funcopt.torch_bridge import TorchBridge
 from funcopt.torch_bridge.engines import _fusion, _xla
 from funcopt.torch_bridge.engines._apart import compute_apart
-from funcopt.torch_bridge.engines._recipes import WIDTH
 from funcopt.torch_bridge.store import _block
 
 SHAPES = [(100, 400), (7,), (40_000,), (300, 200)]
 # The small one is in a block of its own, with room for others.
-ELEMENTS = 40_000 + _block.LEAST_ROWS * WIDTH + 40_000 + 60_000
+ELEMENTS = 40_000 + _block.LEAST_ROWS * _block.WIDTHS[0] + 40_000 + 60_000
 
 
 def lion(lr: Any) -> funcopt.GradientTransformation:
@@ -179,7 +178,7 @@ def test_loops_that_do_not_merge_are_not_taken_apart(monkeypatch: pytest.MonkeyP
     run.step()
     program = program_of(run.optimizer)
     # Joined parameters are read once more for each result, for those that are not due.
-    joined = 3 * 4 * _block.LEAST_ROWS * WIDTH
+    joined = 3 * 4 * _block.LEAST_ROWS * _block.WIDTHS[0]
     assert 4 * ELEMENTS * 10 <= _fusion.bytes_moved(program) <= 1.01 * 4 * ELEMENTS * 10 + 2 * joined
     assert run.optimizer.compilations == 1
 

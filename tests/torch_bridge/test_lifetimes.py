@@ -13,8 +13,7 @@ import pytest
 import torch
 from twins import EACH_TWIN, ROUNDING, TWINS, Twin, difference, make_model, train
 
-from funcopt.torch_bridge.engines._recipes import WIDTH
-from funcopt.torch_bridge.store._block import LEAST_ROWS
+from funcopt.torch_bridge.store._block import LEAST_ROWS, WIDTHS
 
 PRELUDE = f"""
 import gc, os, signal, sys, threading, time
@@ -90,7 +89,7 @@ def test_nothing_is_left_of_a_deleted_optimizer(twin: Twin) -> None:
     gc.collect()
     assert gone() is None
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    assert before <= jax_bytes() <= before + max(weights, LEAST_ROWS * WIDTH * 8)
+    assert before <= jax_bytes() <= before + max(weights, LEAST_ROWS * WIDTHS[0] * 8)
     # Whatever is allocated next would overwrite memory that is only lent.
     _ = [torch.full((64,), float("nan"), dtype=torch.float64) for _ in range(100)]
     assert difference(model, expected) <= ROUNDING

@@ -13,6 +13,7 @@ import funcopt
 from funcopt import TorchBridge
 from funcopt.torch_bridge import optim
 from funcopt.torch_bridge.store import _store
+from funcopt.torch_bridge.store._block import WIDTHS, width_for
 
 SHAPES = [(4, 3), (5,), (), (2, 3, 2), (1,), (0, 2), (3, 3), (7,), (2, 2), (6,), (1, 4), (8,)]
 STEPS = 40
@@ -122,6 +123,21 @@ def test_divisions_never_change_numbers(name: str, kind: str) -> None:
         assert bridge.compilations <= 2 * _store.MAX_PATTERNS + 2
 
 
+@pytest.mark.parametrize(
+    ("sizes", "width"),
+    [
+        ([1], 64),
+        ([16_384], 64),  # a small block, of whatever
+        ([16_385] * 2, 1024),
+        ([1024] * 20, 1024),
+        ([2049] * 20, 256),
+        ([65] * 1000, 64),
+    ],
+)
+def test_rows_are_wide_where_that_wastes_little(sizes: list[int], width: int) -> None:
+    assert width_for([torch.empty(size) for size in sizes]) == width
+
+
 def test_missing_gradients_of_small_parameters_are_numbers() -> None:
     params = make_parameters(SHAPES)
     optimizer = optim.AdamW(params)
@@ -131,13 +147,16 @@ def test_missing_gradients_of_small_parameters_are_numbers() -> None:
     assert optimizer.compilations == 1
 
 
-@pytest.mark.parametrize("join_up_to", [-1, 3, _store.JOIN_UP_TO])
-def test_how_parameters_are_joined_changes_nothing(join_up_to: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("join_up_to", "width"), [(-1, 64), (3, 64), *((_store.JOIN_UP_TO, w) for w in WIDTHS)])
+def test_how_parameters_are_joined_changes_nothing(
+    join_up_to: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever is joined, the numbers are those of parameters in their own shapes."""
     results = []
     for fast in (False, True):
         monkeypatch.setattr(TorchBridge, "fast_path", fast)
         monkeypatch.setattr(_store, "JOIN_UP_TO", join_up_to)
+        monkeypatch.setattr(_store, "width_for", lambda params: width)
         params = make_parameters(SHAPES)
         optimizer = TorchBridge(groups(params), averaged, lr=0.1)
         for step, present in enumerate(patterns("halves")[:8]):

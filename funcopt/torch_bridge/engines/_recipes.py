@@ -4,7 +4,7 @@ A recipe holds no arrays: two optimizers with equal recipes, on arrays of the sa
 """
 
 import functools
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,8 +22,8 @@ from funcopt.torch_bridge._units import Form, Unit, form_of
 from funcopt.torch_bridge.engines import _segments
 from funcopt.torch_bridge.engines._segments import NotByRows, Traced
 
-WIDTH = 64
-"""Elements of a row. Fewer make the numbers of a row weigh more, and more make small parameters longer."""
+_LANES = 64
+"""Elements of what stands for any parameter; a number, since sizes have to be."""
 
 DUE, FRESH = 0, 1
 """The first of a segment's numbers: whether it has a gradient, and whether its state is new."""
@@ -90,10 +90,10 @@ class Elementwise(_Keyed):
         self._dtype, self._grad_dtype, self._given = np.dtype(dtype), np.dtype(grad_dtype), given
         self._key = binding.key, found, self._dtype, self._grad_dtype, given, joined
 
-    def run(self, shared: Any, donated: Any, given: Any, *, apart: bool, alone: bool) -> _segments.Run:
+    def run(self, shared: Any, donated: Any, given: Any, own: Any, *, apart: bool, alone: bool) -> _segments.Run:
         """The update of all segments: see `_segments.run`."""
         del alone
-        own, grads, rows = given
+        grads, rows = given
         return _segments.run(
             traced(self, donated[0].shape[-1]),
             shared,
@@ -183,11 +183,11 @@ def _class_form(key: _FormKey) -> ClassForm:
         return with_step_per_leaf(tx.init(_as_groups(param))) if elementwise[-1] else ()
 
     numbers = [jax.ShapeDtypeStruct((), jnp.float64)] * count
-    closed, state = jax.make_jaxpr(init, return_shape=True)(numbers, jax.ShapeDtypeStruct((WIDTH,), key.dtype))
+    closed, state = jax.make_jaxpr(init, return_shape=True)(numbers, jax.ShapeDtypeStruct((_LANES,), key.dtype))
     if not elementwise[-1]:
         raise NotByRows("a recipe that is not elementwise")
     form = form_of(state)
-    arrays = [unit for unit in form.units if unit.place is not None and unit.shape == (WIDTH,)]
+    arrays = [unit for unit in form.units if unit.place is not None and unit.shape == (_LANES,)]
     own = [unit for unit in form.units if unit.place is not None and unit.shape == ()]
     shared = [unit for unit in form.units if unit.place is None and unit.shape == ()]
     plain = all(not unit.is_key for unit in (*own, *shared))
@@ -227,11 +227,9 @@ class Whole(_Keyed):
         self._binding, self._classes, self._keys, self._given = binding, tuple(classes), tuple(keys), given
         self._key = binding.key, self._classes, self._keys, given
 
-    def run(
-        self, shared: Any, donated: Any, given: Any, *, apart: bool, alone: bool
-    ) -> Generator[_segments.Total, list[jax.Array], Any]:
+    def run(self, shared: Any, donated: Any, given: Any, own: Any, *, apart: bool, alone: bool) -> _segments.Run:
         """The update: new parameters and the state's leaves."""
-        del apart, donated
+        del apart, donated, own
         numbers, due, grads, params, state = given
         flat, treedef = jax.tree.flatten((grads, params, state))
         structure = None
@@ -261,7 +259,7 @@ class Whole(_Keyed):
         scalars = [array[i] for array in (shared, numbers, due) for i in range(array.shape[0])]
         leaves = yield from _segments.whole(found, [*scalars, *flat])
         assert structure is not None
-        return structure.unflatten(leaves)
+        return _segments.Result(structure.unflatten(leaves), [])
 
     def build(self, numbers: Sequence[Any]) -> GradientTransformationExtraArgs:
         """The transformation of all groups."""

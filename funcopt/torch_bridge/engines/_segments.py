@@ -195,9 +195,8 @@ class Rows(NamedTuple):
 
 
 class Result(NamedTuple):
-    arrays: list[jax.Array]
-    own: jax.Array  # float64 (segments, numbers)
-    shared: list[jax.Array]  # scalars
+    arrays: Any  # a tree
+    numbers: list[jax.Array]  # of the segments, float64 (segments, n); and those kept for all, scalars
 
 
 Run = Generator[Total, list[jax.Array], Result]
@@ -321,7 +320,7 @@ def run(
         results = compute_apart(finish, lambda shapes: list(range(len(shapes))), own_arrays, given)
     else:
         results = finish(own_arrays, given)
-    return Result(results, stacked, for_all)
+    return Result(results, [stacked, *for_all])
 
 
 def lockstep(runs: Sequence[Run]) -> list[Result]:

@@ -14,6 +14,8 @@ while the arrays keep their own dtypes.
 
 import collections
 import contextlib
+import itertools
+import math
 import os
 import threading
 import warnings
@@ -43,8 +45,18 @@ class Part(NamedTuple):
     """Parameters that one recipe updates, and what it takes."""
 
     recipe: Recipe
+    arrangement: Any  # what can be hashed, of the shapes and dtypes of what follows; the recipe may tell some of them
     donated: Any  # a tree of arrays that results take the place of
     given: Any  # a tree of arrays
+    own: np.ndarray  # float64 (segments, n), the segments' numbers
+    returned: int  # how many numbers come back
+
+
+class Updated(NamedTuple):
+    """What became of a part."""
+
+    arrays: Any  # a tree of arrays
+    numbers: np.ndarray  # float64, flat
 
 
 class Engine:
@@ -71,7 +83,7 @@ class Engine:
         with jax.enable_x64(True), jax.default_device(self.device):
             yield
 
-    def update(self, parts: Sequence[Part], shared: np.ndarray) -> list[Any]:
+    def update(self, parts: Sequence[Part], shared: np.ndarray) -> list[Updated]:
         """One update of all parts, in which a total of one is that of all.
 
         Args:
@@ -79,38 +91,52 @@ class Engine:
             shared: float64 (n,), numbers for all.
 
         Returns:
-            For each part what its recipe returns. All arrays are ready: no computation still reads borrowed memory.
+            What became of each part. All arrays are ready: no computation still reads borrowed memory.
 
         Raises:
             NotByRows: if a recipe needs more of a parameter than its elements.
         """
         donated, given = [part.donated for part in parts], [part.given for part in parts]
-        recipes = tuple(part.recipe for part in parts)
+        # All numbers are one argument and one result: each of either costs as much as a thousand of them.
+        numbers = np.concatenate([shared, *(part.own.ravel() for part in parts)])
+        # The last program's key is looked at first: to compare is cheaper than to hash.
+        key = (
+            tuple([part.recipe for part in parts]),
+            tuple([part.arrangement for part in parts]),
+            tuple([part.own.shape for part in parts]),
+            len(shared),
+            self.device,
+        )
         # A check of the result would come too late for what was overwritten.
         with self.precision(), jax.debug_nans(False), jax.debug_infs(False):
             if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
-                return jax.block_until_ready(_update(recipes, donated, given, shared, apart=False))
-            leaves, treedef = jax.tree.flatten((donated, given))
-            # The last program's key is looked at first: to compare is cheaper than to hash.
-            key = (recipes, self.device, treedef, [*map(_shape_of, leaves)], [*map(_dtype_of, leaves)], shared.shape)
-            if key != self._last[0]:
-                self._last = key, self._program(key, recipes, donated, given, shared)
-            return jax.block_until_ready(self._last[1](donated, given, shared))
+                results = _update(donated, given, numbers, key=key, apart=False)
+            else:
+                if key != self._last[0]:
+                    self._last = key, self._program(key, donated, given, numbers)
+                results = self._last[1](donated, given, numbers)
+            arrays, returned = jax.block_until_ready(results)
+            returned = np.asarray(returned)
+        ends = itertools.accumulate(part.returned for part in parts)
+        return [
+            Updated(own, returned[end - part.returned : end])
+            for part, own, end in zip(parts, arrays, ends, strict=True)
+        ]
 
-    def _program(self, key: Any, recipes: tuple[Recipe, ...], *arguments: Any) -> Any:
-        hashed = tuple(tuple(item) if isinstance(item, list) else item for item in key)
-        self.used.add(hashed)
-        return self._kept(hashed, lambda: self._compile(recipes, *arguments))
+    def _program(self, key: Any, *arguments: Any) -> Any:
+        self.used.add(key)
+        return self._kept(key, lambda: self._compile(key, *arguments))
 
-    def _compile(self, recipes: tuple[Recipe, ...], *arguments: Any) -> Any:
+    def _compile(self, key: Any, *arguments: Any) -> Any:
         """The program: on the CPU with merged loops, or as it is where XLA does not merge them."""
+        recipes, *_ = key
         plain = any(isinstance(recipe, Whole) for recipe in recipes) or self.device.platform != "cpu"
         if plain:
-            return _jit(recipes, apart=False).lower(*arguments).compile()
-        merged = _fusion.compile_merging(_jit(recipes, apart=True).lower(*arguments))
+            return _jit(key, apart=False).lower(*arguments).compile()
+        merged = _fusion.compile_merging(_jit(key, apart=True).lower(*arguments))
         if _fusion.moves_little(merged):
             return merged
-        unmerged = _jit(recipes, apart=False).lower(*arguments).compile()
+        unmerged = _jit(key, apart=False).lower(*arguments).compile()
         return min(merged, unmerged, key=_fusion.cost)
 
     def init(self, recipe: Whole, numbers: np.ndarray, params: Sequence[Any]) -> list[Any]:
@@ -138,22 +164,27 @@ class Engine:
             return _programs[key]
 
 
-def _jit(recipes: tuple[Recipe, ...], *, apart: bool) -> Any:
-    def update(donated: Any, given: Any, shared: Any) -> Any:
-        return _update(recipes, donated, given, shared, apart=apart)
+def _jit(key: Any, *, apart: bool) -> Any:
+    def update(donated: Any, given: Any, numbers: Any) -> Any:
+        return _update(donated, given, numbers, key=key, apart=apart)
 
     # Donated arguments and their results stand in the same order: XLA pairs arrays of one shape by their places. None
     # is left out, not even one that the update ignores: its memory is to be that of a result.
     return jax.jit(update, donate_argnums=0, keep_unused=True)
 
 
-def _update(recipes: tuple[Recipe, ...], donated: Any, given: Any, shared: Any, *, apart: bool) -> list[Any]:
-    shared = jnp.asarray(shared)
+def _update(donated: Any, given: Any, numbers: Any, *, key: Any, apart: bool) -> tuple[list[Any], jax.Array]:
+    """The parts' results, with shapes in place of numbers; and all numbers, one after the other."""
+    recipes, _, shapes, count, _ = key
+    ends = np.cumsum([count, *map(math.prod, shapes)])
+    shared, *own = jnp.split(jnp.asarray(numbers), ends[:-1])
     runs: list[Any] = [
-        recipe.run(shared, own, further, apart=apart, alone=len(recipes) == 1)
-        for recipe, own, further in zip(recipes, donated, given, strict=True)
+        recipe.run(shared, old, further, numbers.reshape(shape), apart=apart, alone=len(recipes) == 1)
+        for recipe, old, further, numbers, shape in zip(recipes, donated, given, own, shapes, strict=True)
     ]
-    return _segments.lockstep(runs)
+    results = _segments.lockstep(runs)
+    found = [x for result in results for x in result.numbers]
+    return [result.arrays for result in results], jnp.concatenate([jnp.zeros(0), *map(jnp.ravel, found)])
 
 
 def forget_programs() -> None:

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from funcopt.torch_bridge._binding import ProgramClass
-from funcopt.torch_bridge._buffers import borrow_as_jax, torch_dtype
+from funcopt.torch_bridge._binding import Binding, ProgramClass
+from funcopt.torch_bridge._buffers import borrow_as_jax, borrow_flat, jax_dtype, torch_dtype
 from funcopt.torch_bridge._units import Entry, Unit, value_of
-from funcopt.torch_bridge.engines._recipes import DUE, FRESH, WIDTH, ClassForm, Elementwise
-from funcopt.torch_bridge.engines._segments import Result, Rows
-from funcopt.torch_bridge.engines._xla import Engine, Part
+from funcopt.torch_bridge.engines._recipes import DUE, FRESH, ClassForm, Elementwise, Given
+from funcopt.torch_bridge.engines._segments import Rows
+from funcopt.torch_bridge.engines._xla import Engine, Part, Updated
 from funcopt.torch_bridge.store._memory import (
     Arrangement,
     JaxMemory,
@@ -37,9 +37,13 @@ from funcopt.torch_bridge.store._memory import (
 _address, _size = torch.Tensor.data_ptr, torch.Tensor.numel
 _stride: Callable[[torch.Tensor], tuple[int, ...]] = torch.Tensor.stride
 _dtype_of = attrgetter("dtype")
+_CPU = torch.device("cpu")
+
+WIDTHS = 64, 256, 1024
+"""Elements of a row. Fewer make the numbers of a row weigh more, and more make small parameters longer."""
 
 LEAST_ROWS, LEAST_SEGMENTS = 256, 32
-"""Sizes of a small block: whatever is smaller runs the same program."""
+"""Sizes of a small block, of the least width: whatever is smaller runs the same program."""
 
 State = Mapping[torch.Tensor, Entry]
 
@@ -140,9 +144,9 @@ class Block:
         kind: theirs.
         size: rows that there is room for; of a single parameter its elements.
         segments: parameters that there is room for.
+        width: elements of a row; None for a single parameter, which is no rows.
         engine: where to compute.
         torch_device: the same device as torch calls it.
-        joined: whether parameters are rows.
     """
 
     def __init__(
@@ -151,16 +155,16 @@ class Block:
         kind: Kind,
         size: int,
         segments: int,
+        width: int | None,
         engine: Engine,
         torch_device: torch.device,
-        *,
-        joined: bool,
     ) -> None:
-        self.joined, self.kind, self.form = joined, kind, form
+        self.joined, self.kind, self.form = width is not None, kind, form
         self._device = torch_device
-        self._rows = round_up(size, LEAST_ROWS) if joined else 1
-        self._segments = round_up(segments, LEAST_SEGMENTS) if joined else 1
-        shape = (self._rows, WIDTH) if joined else (size,)
+        self._width = width or size
+        self._rows = round_up(size, LEAST_ROWS) if self.joined else 1
+        self._segments = round_up(segments, LEAST_SEGMENTS) if self.joined else 1
+        shape = (self._rows, self._width) if self.joined else (size,)
         self._shape = shape
         in_place = writes_in_place(engine.device)
 
@@ -169,13 +173,14 @@ class Block:
 
         self.param = Column(memory(kind.dtype))
         self.arrays = {unit: Column(memory(torch_dtype(unit.dtype))) for unit in form.arrays}
+        self._columns = (self.param, *self.arrays.values())
         self.numbers = {unit: Numbers(self._segments, _number_dtype(unit)) for unit in form.numbers}
         self._elements: dict[Unit, list[Any]] = {unit: [] for unit in form.numbers}  # what the user has of them
         self._away: set[tuple[Unit, int]] = set()  # numbers in memory of their own
         self.shown = [unit for unit in form.form.units if not unit.hidden and unit.place is not None]
         self.params: list[Any] = []  # tensors, None for those that have left
         self.group_of = np.zeros(self._segments, np.int64)  # among the groups of the class
-        self._fresh = np.zeros(self._segments, bool)
+        self._fresh: set[int] = set()  # parameters whose state is new
         # What there was when all entries were last looked through: those, and their values.
         self._noted_entries: list[Any] = []
         self._values: list[Any] = []
@@ -191,7 +196,9 @@ class Block:
         self._filled = np.zeros(self._rows, np.int32)
         self._where: Rows | None = None
         self._grads: torch.Tensor | None = None
+        self._borrowed_grads: Any = None
         self._grad_views: list[torch.Tensor] = []
+        self._recipe: tuple[Any, Any] = (None, None)
         self._due: list[int] = []
         self.started: list[int] = []  # parameters whose first update was the last one
 
@@ -199,14 +206,14 @@ class Block:
 
     def has_room(self, params: Sequence[torch.Tensor]) -> bool:
         """Whether further parameters fit in."""
-        rows = sum(map(rows_of, params))
+        rows = sum(rows_of(p, self._width) for p in params)
         return self.joined and self._next + rows <= self._rows and len(self.params) + len(params) <= self._segments
 
     def add(self, p: torch.Tensor) -> int:
         """Gives a parameter its place, in which there is nothing yet."""
         self._is_noted = False
         i = len(self.params)
-        start = self._next * WIDTH
+        start = self._next * self._width
         arrangement = Arrangement.of(p)
         self.params.append(p)
         self._entries.append(None)
@@ -214,16 +221,16 @@ class Block:
         self._sizes.append(p.numel())
         self._strides.append(())
         self._starts.append(start)
-        for column in (self.param, *self.arrays.values()):
+        for column in self._columns:
             column.add(arrangement.view(column.memory.tensor[start : start + p.numel()]))
         for elements in self._elements.values():
             elements.append(None)
         if self.joined:
-            rows = rows_of(p)
+            rows = rows_of(p, self._width)
             self._segment[self._next : self._next + rows] = i
-            self._filled[self._next : self._next + rows] = WIDTH
-            if rows and p.numel() % WIDTH:
-                self._filled[self._next + rows - 1] = p.numel() % WIDTH
+            self._filled[self._next : self._next + rows] = self._width
+            if rows and p.numel() % self._width:
+                self._filled[self._next + rows - 1] = p.numel() % self._width
             self._next += rows
         self._where = None
         self._grads = None
@@ -232,9 +239,10 @@ class Block:
     def drop(self, i: int) -> None:
         """Forgets a parameter; its elements and its state stay where they are, as long as somebody has them."""
         self._is_noted = False
+        self._fresh.discard(i)
         self.params[i] = self._entries[i] = None
         self.group_of[i] = 0
-        for column in (self.param, *self.arrays.values()):
+        for column in self._columns:
             column.drop(i)
         for unit, elements in self._elements.items():
             elements[i] = None
@@ -391,7 +399,7 @@ class Block:
             self.param.views[i].copy_(data)
             self.param.put(i, p, own(self.param))
         self._strides[i] = p.stride()
-        self._fresh[i] = not values
+        (self._fresh.discard if values else self._fresh.add)(i)
         for (unit, column), constant in zip(self.arrays.items(), self.form.constants, strict=True):
             value, copy = values.get(unit), copies.get(unit)
             if value is None:
@@ -440,11 +448,14 @@ class Block:
 
     # The update.
 
-    def lend(self, recipe: Elementwise, due: Sequence[int], grads: Sequence[torch.Tensor], rows: np.ndarray) -> Part:
+    def lend(
+        self, binding: Binding, given: Given, due: Sequence[int], grads: Sequence[torch.Tensor], rows: np.ndarray
+    ) -> Part:
         """What the update takes.
 
         Args:
-            recipe: the recipe.
+            binding: the recipe.
+            given: what goes beside the gradients.
             due: parameters that have a gradient.
             grads: theirs.
             rows: float64 (groups of the class, numbers).
@@ -455,16 +466,29 @@ class Block:
         for unit in self.numbers:
             if unit.count is int and not unit.hidden:
                 self._read_ints(unit)
-        own = np.zeros((self._segments, 2 + rows.shape[1] + len(self.numbers)))
-        own[self._due, DUE] = 1.0
-        own[:, FRESH] = self._fresh
-        own[:, 2 : 2 + rows.shape[1]] = rows[self.group_of]
-        for j, numbers in enumerate(self.numbers.values()):
-            own[:, 2 + rows.shape[1] + j] = numbers.values
-        for column in (self.param, *self.arrays.values()):
+        start = 2 + rows.shape[1]
+        own = np.zeros((self._segments, start + len(self.numbers)))
+        own[self._which(), DUE] = 1.0
+        if self._fresh:
+            own[[*self._fresh], FRESH] = 1.0
+        own[:, 2:start] = rows if len(rows) == 1 else rows[self.group_of]
+        for j, numbers in enumerate(self.numbers.values(), start):
+            own[:, j] = numbers.values
+        for column in self._columns:
             column.copy_in(due)
-        donated = [column.memory.lend() for column in (self.param, *self.arrays.values())]
-        return Part(recipe, donated, (own, self._lend_grads(due, grads), self._places()))
+        dtype = grads[0].dtype if len(grads) == 1 else widest(set(map(_dtype_of, grads)))
+        if self._recipe[0] != (given, dtype):
+            found, own_dtype = self.kind
+            dtypes = jax_dtype(own_dtype), jax_dtype(dtype)
+            self._recipe = (given, dtype), Elementwise(binding, found, *dtypes, given, joined=self.joined)
+        donated = [column.memory.lend() for column in self._columns]
+        returned = self._segments * len(self.numbers) + len(self.form.shared)
+        lent = self._lend_grads(due, grads, dtype), self._places()
+        return Part(self._recipe[1], self._shape, donated, lent, own, returned)
+
+    def _which(self) -> slice | list[int]:
+        """The parameters that are due, as an index."""
+        return slice(len(self._due)) if len(self._due) == len(self.params) else self._due
 
     def _read_ints(self, unit: Unit) -> None:
         for i in self._due:
@@ -477,21 +501,18 @@ class Block:
             self._where = Rows(as_array(self._segment), as_array(self._filled))
         return self._where
 
-    def _lend_grads(self, due: Sequence[int], grads: Sequence[torch.Tensor]) -> Any:
+    def _lend_grads(self, due: Sequence[int], grads: Sequence[torch.Tensor], dtype: torch.dtype) -> Any:
         # One of as many elements and another shape is refused by the copy.
         sizes = self._sizes if len(due) == len(self._sizes) else [self._sizes[i] for i in due]
         if list(map(_size, grads)) != sizes:
-            i, shape = next((i, g.shape) for i, g in zip(due, grads, strict=True) if g.numel() != self._sizes[i])
             raise RuntimeError(
-                "TorchBridge: a gradient must have its parameter's shape "
-                f"{self._arrangements[i].shape}, got {tuple(shape)}"
+                next(self._wrong_shape(i, g) for i, g in zip(due, grads, strict=True) if g.numel() != self._sizes[i])
             )
         if not self.joined:
-            flat = self._arrangements[0].flatten(grads[0])
-            return borrow_as_jax(flat if flat.device == self._device else flat.to(self._device))
-        dtype = widest(set(map(_dtype_of, grads)))
+            return self._lend_one(grads[0])
         if self._grads is None or self._grads.dtype != dtype:
             self._grads = torch.zeros(self._shape, dtype=dtype, device=self._device)
+            self._borrowed_grads = borrow_as_jax(self._grads)
             flat = self._grads.view(-1)
             self._grad_views = [
                 arrangement.view(flat[start : start + view.numel()])
@@ -499,22 +520,42 @@ class Block:
             ]
         views = self._grad_views if len(due) == len(self._grad_views) else [self._grad_views[i] for i in due]
         _copy(views, list(grads))
-        return borrow_as_jax(self._grads)
+        return self._borrowed_grads
 
-    def store(self, result: Result, state: Any, *, again: bool) -> list[torch.Tensor]:
+    def _wrong_shape(self, i: int, grad: torch.Tensor) -> str:
+        return (
+            f"TorchBridge: a gradient must have its parameter's shape {self._arrangements[i].shape}, got "
+            f"{tuple(grad.shape)}"
+        )
+
+    def _lend_one(self, grad: torch.Tensor) -> Any:
+        view = self.param.views[0]
+        if grad.shape != view.shape:
+            raise RuntimeError(self._wrong_shape(0, grad))
+        is_plain = grad.device == self._device == _CPU and not (grad.is_conj() or grad.is_neg())
+        if is_plain and grad.stride() == view.stride():
+            return borrow_flat(grad)
+        flat = self._arrangements[0].flatten(grad)
+        return borrow_as_jax(flat if flat.device == self._device else flat.to(self._device))
+
+    def store(
+        self, result: Updated, state: Any, shared: Mapping[str, torch.Tensor], *, again: bool
+    ) -> list[torch.Tensor]:
         """Takes the update's results over, and gives new parameters their entries; returns what was written."""
-        columns = (self.param, *self.arrays.values())
-        for column, array in zip(columns, result.arrays, strict=True):
+        for column, array in zip(self._columns, result.arrays, strict=True):
             column.memory.store(array)
             column.copy_out(self._due)
+        own = self._segments * len(self.numbers)
         if self.numbers:
-            new = np.asarray(result.own)
+            new, which = result.numbers[:own].reshape(self._segments, -1), self._which()
             for j, numbers in enumerate(self.numbers.values()):
-                numbers.values[self._due] = new[self._due, j]
+                numbers.values[which] = new[which, j]
             for unit, i in self._away:
                 self._elements[unit][i].fill_(float(self.numbers[unit].values[i]))
+        for unit, value in zip(self.form.shared, result.numbers[own:], strict=True):
+            shared[unit.name].fill_(float(value))
         if not again:
-            self.started = [self._due[k] for k in np.flatnonzero(self._fresh[self._due])]
+            self.started = sorted(self._fresh.intersection(self._due)) if self._fresh else []
             for i in self.started:
                 self._start(i, state)
         for unit in self.numbers:
@@ -530,7 +571,8 @@ class Block:
     def _start(self, i: int, state: Any) -> None:
         """Gives a parameter that was updated for the first time its entry."""
         p: Any = self.params[i]
-        self._fresh[i] = self._is_noted = False
+        self._is_noted = False
+        self._fresh.discard(i)
         if not self.shown:
             return
         entry = state[p]
@@ -545,9 +587,21 @@ class Block:
         self._entries[i] = entry
 
 
-def rows_of(p: torch.Tensor) -> int:
+def rows_of(p: torch.Tensor, width: int) -> int:
     """How many rows a parameter takes."""
-    return -(-p.numel() // WIDTH)
+    return -(-p.numel() // width)
+
+
+def width_for(params: Sequence[torch.Tensor]) -> int:
+    """The largest width of rows that fills them nearly as well as the least one; that one for a small block."""
+
+    def elements(width: int) -> int:
+        return sum(rows_of(p, width) for p in params) * width
+
+    least = elements(WIDTHS[0])
+    if least <= LEAST_ROWS * WIDTHS[0]:
+        return WIDTHS[0]
+    return max(width for width in WIDTHS if elements(width) <= 1.125 * least)
 
 
 def widest(dtypes: set[torch.dtype]) -> torch.dtype:

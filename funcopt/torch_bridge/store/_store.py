@@ -21,10 +21,10 @@ from funcopt.torch_bridge._binding import Binding, ProgramClass
 from funcopt.torch_bridge._buffers import jax_dtype
 from funcopt.torch_bridge._matching import keys_of
 from funcopt.torch_bridge._units import Unit
-from funcopt.torch_bridge.engines._recipes import Elementwise, Given, Whole, class_form
+from funcopt.torch_bridge.engines._recipes import Given, Whole, class_form
 from funcopt.torch_bridge.engines._segments import NotByRows
 from funcopt.torch_bridge.engines._xla import Engine, Part
-from funcopt.torch_bridge.store._block import Block, Kind, rows_of, widest
+from funcopt.torch_bridge.store._block import Block, Kind, rows_of, width_for
 from funcopt.torch_bridge.store._whole import Member, WholePart
 
 JOIN_UP_TO = 32_768
@@ -104,7 +104,8 @@ class Store:
         self._keys: list[Any] = []
         self._entries: list[Any] = []
         self._group_of: dict[torch.Tensor, int] = {}
-        self._repeats: Counter[torch.Tensor] = Counter()
+        self._repeats: Counter[torch.Tensor] = Counter()  # how often a parameter is among them, and the largest number
+        self._most = 0
         self._local: list[int] = []  # each group's index among those of its class
         self._loose: list[torch.Tensor] = []  # parameters of groups that have no place
         self._growing = False  # whether large parameters have come and gone
@@ -137,6 +138,7 @@ class Store:
         self._counts, self._params, self._numbers = counts, params, {}
         self._group_of = {p: i for i, own in reversed([*enumerate(lists)]) for p in own}
         self._repeats = Counter(params)
+        self._most = max(self._repeats.values(), default=0)
         count: Counter[ProgramClass] = Counter()
         self._local = []
         for item in seen:
@@ -220,7 +222,7 @@ class Store:
         given = Given(scale is not None, loss is not None)
         numbers = [number for number in (scale, loss) if number is not None]
         done = False
-        for repeat in range(max(self._repeats.values(), default=0)):
+        for repeat in range(self._most):
             try:
                 done |= self._update(state, given, numbers, repeat, check)
             except NotByRows:
@@ -264,25 +266,14 @@ class Store:
         values = np.array([*numbers, *(float(self._shared[unit.name]) for unit in shared)], np.float64)
         parts: list[Part] = []
         for block, own, grads, _ in work:
-            found, dtype = block.kind
-            recipe = Elementwise(
-                self._binding,
-                found,
-                jax_dtype(dtype),
-                jax_dtype(widest(set(map(_dtype_of, grads)))),
-                given,
-                joined=block.joined,
-            )
-            parts.append(block.lend(recipe, own, grads, self._numbers_of(found)))
+            parts.append(block.lend(self._binding, given, own, grads, self._numbers_of(block.kind.found)))
         part = self._whole_part(whole, given) if whole else None
         if part is not None:
             parts.append(part.lend(state, self._shared, self.describe))
         results = self._engine.update(parts, values)
         written: list[torch.Tensor] = []
         for (block, *_), result in zip(work, results, strict=False):
-            written += block.store(result, state, again=repeat > 0)
-            for unit, value in zip(block.form.shared, result.shared, strict=True):
-                self._shared[unit.name].fill_(float(value))
+            written += block.store(result, state, self._shared, again=repeat > 0)
         if part is not None:
             written += part.store(results[-1], state, self._shared)
         self._show_shared(state, written)
@@ -385,7 +376,7 @@ class Store:
             elif p.numel() <= JOIN_UP_TO or self._growing:
                 joined.setdefault(kind, []).append(p)
             else:
-                block = self._block(kind, p.numel(), 1, joined=False)
+                block = self._block(kind, p.numel(), 1, None)
                 self._alone.append(block)
                 self._settle(block, [p])
         for kind, params in joined.items():
@@ -395,7 +386,8 @@ class Store:
                 for p in old:
                     self._slots.pop(p)
                 params = [*old, *params]
-                block = self._block(kind, sum(map(rows_of, params)), len(params), joined=True)
+                width = width_for(params)
+                block = self._block(kind, sum(rows_of(p, width) for p in params), len(params), width)
                 self._joined[kind] = block
             self._settle(block, params)
         placed = self._slots
@@ -413,11 +405,11 @@ class Store:
             return False
         return True
 
-    def _block(self, kind: Kind, size: int, segments: int, *, joined: bool) -> Block:
+    def _block(self, kind: Kind, size: int, segments: int, width: int | None) -> Block:
         assert self._engine is not None
         with self._engine.precision():
             form = class_form(self._binding, kind.found, jax_dtype(kind.dtype))
-            return Block(form, kind, size, segments, self._engine, self._device, joined=joined)
+            return Block(form, kind, size, segments, width, self._engine, self._device)
 
     def _settle(self, block: Block, params: Sequence[torch.Tensor]) -> None:
         for p in params:

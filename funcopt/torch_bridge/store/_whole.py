@@ -15,7 +15,7 @@ from funcopt.torch_bridge._binding import Binding, ProgramClass
 from funcopt.torch_bridge._buffers import borrow_as_jax, borrow_as_torch, copy_rows_to_jax, jax_dtype, torch_dtype
 from funcopt.torch_bridge._units import Entry, Form, Unit, array_like, plain_array, value_of
 from funcopt.torch_bridge.engines._recipes import Given, Whole
-from funcopt.torch_bridge.engines._xla import Engine, Part
+from funcopt.torch_bridge.engines._xla import Engine, Part, Updated
 
 
 class Member(NamedTuple):
@@ -103,7 +103,9 @@ class WholePart:
         with self._engine.precision():
             tree = jax.tree.unflatten(self.form.treedef, leaves)
             given = (self._numbers, np.array(due), [g for g, _ in lent], [p for _, p in lent], tree)
-        return Part(self.recipe, (), given)
+        arrays, treedef = jax.tree.flatten(given)
+        arrangement = treedef, *((array.shape, array.dtype) for array in arrays)
+        return Part(self.recipe, arrangement, (), given, np.zeros((0, 0)), 0)
 
     def _lend(self, j: int) -> tuple[Any, Any]:
         """Gradient and parameter: of both the same rows, where the gradient has only some."""
@@ -173,9 +175,9 @@ class WholePart:
             self._first = dict(zip(self.form.units, leaves, strict=True))
         return self._first[unit]
 
-    def store(self, result: Any, state: Any, shared: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    def store(self, result: Updated, state: Any, shared: dict[str, torch.Tensor]) -> list[torch.Tensor]:
         """Takes the update's results over; returns what was written."""
-        new_params, new_state = result
+        new_params, new_state = result.arrays
         values = [value for node in new_params.values for value in node.values]
         for j, value in enumerate(values):
             if self.members[j].grad is not None:
