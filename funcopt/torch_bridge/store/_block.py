@@ -22,8 +22,10 @@ from funcopt.torch_bridge.engines._recipes import DUE, FRESH, ClassForm, Element
 from funcopt.torch_bridge.engines._segments import Rows
 from funcopt.torch_bridge.engines._xla import Engine, Part, Updated
 from funcopt.torch_bridge.store._memory import (
+    NOTHING,
     Arrangement,
     JaxMemory,
+    Loan,
     Memory,
     Numbers,
     TorchMemory,
@@ -66,23 +68,25 @@ class Change(NamedTuple):
     data: torch.Tensor | None  # a copy of the parameter's, if it lies elsewhere
 
 
-class Column:
-    """One quantity of a block's parameters: their elements, or one array of their state."""
+class Held:
+    """One quantity of a block's parameters, as the user has it."""
 
-    def __init__(self, memory: Memory) -> None:
-        self.memory = memory
-        self.views: list[torch.Tensor] = []  # the parameters' places in the memory
-        self.held: list[Any] = []  # what the user has: tensors, None where there is nothing yet
+    def __init__(self) -> None:
+        self.held: list[Any] = []  # tensors, None where there is nothing yet
         self.addresses: list[int] = []
-        self.away: set[int] = set()
+        self.lent: list[Callable[[], object]] = []  # what is not None while anybody has a place's memory
         self._noted: list[torch.Tensor] = []
         self._noted_addresses: list[int] = []
 
-    def add(self, view: torch.Tensor) -> None:
-        """A further parameter's place."""
-        self.views.append(view)
+    def add_one(self) -> None:
+        """A further parameter."""
         self.held.append(None)
         self.addresses.append(0)
+        self.lent.append(NOTHING.held)
+
+    def holds(self, i: int, value: Any) -> bool:
+        """Whether a value is what it was, where it was."""
+        return value is not None and value is self.held[i] and value.data_ptr() == self.addresses[i]
 
     def is_where_it_was(self) -> bool:
         """Whether all that the user had is in the memory in which it was when that was noted."""
@@ -95,7 +99,39 @@ class Column:
         ]
         self._noted, self._noted_addresses = [tensor for tensor, _ in own], [address for _, address in own]
 
-    def put(self, i: int, tensor: torch.Tensor | None, own: Callable[[], torch.Tensor]) -> torch.Tensor:
+    def is_taken(self, i: int, value: Any) -> bool:
+        """Whether somebody has the memory of what the optimizer has no more; forgets what that was."""
+        if self.held[i] is None or self.holds(i, value):
+            return False
+        self.held[i] = None
+        self._noted, self._noted_addresses = [], []
+        return self.lent[i]() is not None
+
+    def hold(self, i: int, tensor: torch.Tensor) -> torch.Tensor:
+        """Tells what the user has."""
+        self.held[i], self.addresses[i] = tensor, tensor.data_ptr()
+        return tensor
+
+    def drop(self, i: int) -> None:
+        """Forgets what the user has."""
+        self.held[i], self.addresses[i] = None, 0
+
+
+class Column(Held):
+    """One quantity that is an array: the parameters' elements, or one array of their state."""
+
+    def __init__(self, memory: Memory) -> None:
+        super().__init__()
+        self.memory = memory
+        self.views: list[torch.Tensor] = []  # the parameters' places in the memory
+        self.away: set[int] = set()
+
+    def add(self, view: torch.Tensor) -> None:
+        """A further parameter's place."""
+        self.add_one()
+        self.views.append(view)
+
+    def put(self, i: int, tensor: torch.Tensor | None, own: Callable[[], Loan]) -> torch.Tensor:
         """Makes a tensor live in the memory, which has its values already; a new one where there is none.
 
         Args:
@@ -105,13 +141,14 @@ class Column:
         """
         self.away.discard(i)
         if tensor is None or (self._is_here(tensor) and not is_movable(tensor)):
-            tensor = own().data  # and not a view, which could not move
+            loan = own()
+            tensor, self.lent[i] = lend(loan.tensor), loan.held
         elif is_movable(tensor):
-            lend(tensor, own())
+            loan = own()
+            tensor, self.lent[i] = lend(loan.tensor, tensor), loan.held
         elif tensor.numel():
             self.away.add(i)
-        self.held[i], self.addresses[i] = tensor, tensor.data_ptr()
-        return tensor
+        return self.hold(i, tensor)
 
     def _is_here(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor lies in this memory, in some place or other."""
@@ -119,8 +156,7 @@ class Column:
         return 0 <= offset < self.memory.tensor.numel() * self.memory.tensor.element_size()
 
     def drop(self, i: int) -> None:
-        """Forgets what the user has."""
-        self.held[i], self.addresses[i] = None, 0
+        super().drop(i)
         self.away.discard(i)
 
     def copy_in(self, due: Iterable[int]) -> None:
@@ -175,9 +211,15 @@ class Block:
         self.arrays = {unit: Column(memory(torch_dtype(unit.dtype))) for unit in form.arrays}
         self._columns = (self.param, *self.arrays.values())
         self.numbers = {unit: Numbers(self._segments, _number_dtype(unit)) for unit in form.numbers}
-        self._elements: dict[Unit, list[Any]] = {unit: [] for unit in form.numbers}  # what the user has of them
+        self._elements = {unit: Held() for unit in form.numbers}  # what the user has of them
         self._away: set[tuple[Unit, int]] = set()  # numbers in memory of their own
         self.shown = [unit for unit in form.form.units if not unit.hidden and unit.place is not None]
+        # What entries have tensors of.
+        self._tensors: list[tuple[Unit, Held]] = [
+            (unit, own)
+            for unit, own in (*self.arrays.items(), *self._elements.items())
+            if not unit.hidden and unit.count is not int
+        ]
         self.params: list[Any] = []  # tensors, None for those that have left
         self.group_of = np.zeros(self._segments, np.int64)  # among the groups of the class
         self._fresh: set[int] = set()  # parameters whose state is new
@@ -224,7 +266,7 @@ class Block:
         for column in self._columns:
             column.add(arrangement.view(column.memory.tensor[start : start + p.numel()]))
         for elements in self._elements.values():
-            elements.append(None)
+            elements.add_one()
         if self.joined:
             rows = rows_of(p, self._width)
             self._segment[self._next : self._next + rows] = i
@@ -245,7 +287,7 @@ class Block:
         for column in self._columns:
             column.drop(i)
         for unit, elements in self._elements.items():
-            elements[i] = None
+            elements.drop(i)
             self._away.discard((unit, i))
 
     @property
@@ -303,6 +345,25 @@ class Block:
             found.append(Change(i, p, entry, values, copies, p.detach().clone() if i in moved else None))
         return found
 
+    def taken(self, changes: Sequence["Change"]) -> list[torch.Tensor]:
+        """Parameters whose places somebody else still has a part of; forgets what the user has replaced.
+
+        What the optimizer has no more is not to be written.
+        """
+        if not changes:
+            return []
+        self._is_noted, self._values, self._noted_entries = False, [], []
+        found = []
+        for change in changes:
+            i = change.place
+            self._entries[i] = None
+            entry = change.entry or {}
+            own = [(self.param, change.param), *((own, entry.get(unit.name)) for unit, own in self._tensors)]
+            # Of all of them, and not up to the first: what was there is to be forgotten.
+            if sum(held.is_taken(i, value) for held, value in own):
+                found.append(change.param)
+        return found
+
     def follow(self, changes: Sequence["Change"]) -> None:
         """Takes over what the user did."""
         for change in changes:
@@ -321,7 +382,7 @@ class Block:
             self._is_noted
             and len(values) == len(self._values)
             and all(map(operator.is_, values, self._values))
-            and all(column.is_where_it_was() for column in self.arrays.values())
+            and all(own.is_where_it_was() for _, own in self._tensors)
         )
         return self._is_noted
 
@@ -331,10 +392,9 @@ class Block:
         self._new = [
             i for i, (p, e) in enumerate(zip(self.params, self._entries, strict=True)) if e is None and p is not None
         ]
-        for column in self.arrays.values():
-            column.note()
-        held = [*((unit, column.held) for unit, column in self.arrays.items()), *self._elements.items()]
-        held = [(unit.name, values) for unit, values in held if not unit.hidden and unit.count is not int]
+        for _, own in self._tensors:
+            own.note()
+        held = [(unit.name, own.held) for unit, own in self._tensors]
         same = all(p is None or state.get(p) is e for p, e in zip(self.params, self._entries, strict=True))
         self._is_noted = same and all(
             entry.get(name) is values[i]
@@ -349,17 +409,7 @@ class Block:
             return True
         if entry is None or entry is not self._entries[i]:
             return False
-        for unit, column in self.arrays.items():
-            value = entry.get(unit.name)
-            if unit.hidden:
-                continue
-            if value is None or value is not column.held[i] or value.data_ptr() != column.addresses[i]:
-                return False
-        return all(
-            entry.get(unit.name) is own[i]
-            for unit, own in self._elements.items()
-            if not unit.hidden and unit.count is not int
-        )
+        return all(own.holds(i, entry.get(unit.name)) for unit, own in self._tensors)
 
     def _read(self, entry: Entry | None, p: torch.Tensor, describe: Callable[[torch.Tensor], str]) -> dict[Unit, Any]:
         """What an entry has for each array of the state; nothing of a parameter that was never updated."""
@@ -377,7 +427,7 @@ class Block:
         if unit in self.numbers:
             return float(value)
         column = self.arrays[unit]
-        here = value is column.held[i] and value.data_ptr() == column.addresses[i] and i not in column.away
+        here = column.holds(i, value) and i not in column.away
         return None if here else torch.as_tensor(value).detach().clone()
 
     def _take(
@@ -391,8 +441,8 @@ class Block:
     ) -> None:
         start, stop = self._starts[i], self._starts[i] + p.numel()
 
-        def own(column: Column) -> Callable[[], torch.Tensor]:
-            return lambda: self._arrangements[i].view(column.memory.elements(start, stop))
+        def own(column: Column) -> Callable[[], Loan]:
+            return lambda: column.memory.elements(start, stop).map(self._arrangements[i].view)
 
         self._is_noted = False
         if data is not None:
@@ -415,7 +465,7 @@ class Block:
         for unit, numbers in self.numbers.items():
             value = values.get(unit)
             numbers.values[i] = copies.get(unit) or 0.0
-            self._elements[unit][i] = None
+            self._elements[unit].drop(i)
             self._away.discard((unit, i))
             if value is not None and entry is not None and not unit.hidden:
                 entry[unit.name] = self._element(unit, i, value)
@@ -425,16 +475,20 @@ class Block:
         """What an entry has for a number of the state: a tensor over it, the user's own if there is one."""
         if unit.count is int:
             return int(self.numbers[unit].values[i])
-        tensor = self.numbers[unit].element(i)
+        memory, held = self.numbers[unit].element(i)
+        elements = self._elements[unit]
         self._away.discard((unit, i))
         if isinstance(value, torch.Tensor) and value.device.type == "cpu" and value.dtype.is_floating_point:
-            if value.dtype == tensor.dtype and value.shape == () and is_movable(value):
-                value.data = tensor
+            if value.dtype == memory.dtype and value.shape == () and is_movable(value):
+                lend(memory, value)
             else:
                 self._away.add((unit, i))
             tensor = value
-        self._elements[unit][i] = tensor
-        return tensor
+        else:
+            tensor = lend(memory)
+        if (unit, i) not in self._away:
+            elements.lent[i] = held
+        return elements.hold(i, tensor)
 
     def start_again(self, due: Sequence[int]) -> None:
         """Lets parameters go on as new ones, where torch makes state after the update and not before it."""
@@ -462,7 +516,7 @@ class Block:
         """
         self._due = list(due)
         for unit, i in self._away:
-            self.numbers[unit].values[i] = float(self._elements[unit][i])
+            self.numbers[unit].values[i] = float(self._elements[unit].held[i])
         for unit in self.numbers:
             if unit.count is int and not unit.hidden:
                 self._read_ints(unit)
@@ -551,7 +605,7 @@ class Block:
             for j, numbers in enumerate(self.numbers.values()):
                 numbers.values[which] = new[which, j]
             for unit, i in self._away:
-                self._elements[unit][i].fill_(float(self.numbers[unit].values[i]))
+                self._elements[unit].held[i].fill_(float(self.numbers[unit].values[i]))
         for unit, value in zip(self.form.shared, result.numbers[own:], strict=True):
             shared[unit.name].fill_(float(value))
         if not again:
@@ -580,8 +634,8 @@ class Block:
         for unit in self.shown:
             if unit in self.arrays:
                 column = self.arrays[unit]
-                own = lambda column=column: self._arrangements[i].view(column.memory.elements(start, stop))  # noqa: E731
-                entry[unit.name] = column.put(i, None, own)
+                loan = column.memory.elements(start, stop).map(self._arrangements[i].view)
+                entry[unit.name] = column.put(i, None, lambda loan=loan: loan)
             else:
                 entry[unit.name] = self._element(unit, i)
         self._entries[i] = entry

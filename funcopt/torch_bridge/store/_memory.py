@@ -70,9 +70,9 @@ class JaxMemory:
     def __init__(self, shape: Sequence[int], dtype: torch.dtype, device: Device) -> None:
         self._dtype = dtype
         self._owner = _Owner(copy_to_jax(torch.zeros(tuple(shape), dtype=dtype), device))
-        self.tensor = self.elements(0, self._owner.array.size)
+        self.tensor = self.elements(0, self._owner.array.size).tensor
 
-    def elements(self, start: int, stop: int) -> torch.Tensor:
+    def elements(self, start: int, stop: int) -> "Loan":
         """Some of the memory as a tensor with a storage of its own."""
         return _over(self._owner, self._owner.address, self._owner.array.nbytes, self._dtype, start, stop)
 
@@ -96,12 +96,28 @@ class _Owner:
         self.address = array.unsafe_buffer_pointer()
 
 
-def _over(owner: Any, address: int, nbytes: int, dtype: torch.dtype, start: int, stop: int) -> torch.Tensor:
+class Loan(NamedTuple):
+    """Memory in the user's hands."""
+
+    tensor: torch.Tensor
+    held: Callable[[], object]  # what is not None as long as any tensor over it lives
+
+    def map(self, view: Callable[[torch.Tensor], torch.Tensor]) -> "Loan":
+        """The same memory in another shape; a tensor of its own, and not a view, which could not move."""
+        return self._replace(tensor=view(self.tensor).data)
+
+
+def _over(owner: Any, address: int, nbytes: int, dtype: torch.dtype, start: int, stop: int) -> Loan:
     if start == stop:
-        return torch.empty(0, dtype=dtype)
+        return NOTHING._replace(tensor=torch.empty(0, dtype=dtype))
     buffer = (ctypes.c_char * nbytes).from_address(address)
     vars(buffer)["owner"] = owner  # torch's storage keeps the buffer, and the buffer what owns the memory
-    return torch.frombuffer(buffer, dtype=dtype, count=stop - start, offset=start * dtype.itemsize)
+    tensor = torch.frombuffer(buffer, dtype=dtype, count=stop - start, offset=start * dtype.itemsize)
+    return Loan(tensor, weakref.ref(buffer))
+
+
+NOTHING = Loan(torch.empty(0), lambda: None)
+"""Memory that nobody has, or of which nobody can tell."""
 
 
 @functools.cache
@@ -121,9 +137,9 @@ class TorchMemory:
         self._whole = torch.zeros(tuple(shape), dtype=dtype, device=device)
         self.tensor = self._whole.view(-1)
 
-    def elements(self, start: int, stop: int) -> torch.Tensor:
-        """Some of the memory."""
-        return self.tensor[start:stop]
+    def elements(self, start: int, stop: int) -> Loan:
+        """Some of the memory; who has it, torch does not tell, since all of it is one storage."""
+        return NOTHING._replace(tensor=self.tensor[start:stop])
 
     def lend(self) -> Any:
         """The array, as the update takes it."""
@@ -141,10 +157,11 @@ class Numbers:
         self.values = torch.zeros(size, dtype=dtype).numpy().copy()
         self._dtype = dtype
 
-    def element(self, index: int) -> torch.Tensor:
+    def element(self, index: int) -> Loan:
         """One number as a tensor of shape () with a storage of its own."""
         values = self.values
-        return _over(values, values.ctypes.data, values.nbytes, self._dtype, index, index + 1).view(()).data
+        loan = _over(values, values.ctypes.data, values.nbytes, self._dtype, index, index + 1)
+        return loan.map(lambda tensor: tensor.view(()))
 
 
 Memory = JaxMemory | TorchMemory
@@ -192,13 +209,17 @@ def _give_up(storage: torch.UntypedStorage) -> torch.UntypedStorage:
 ForkingPickler.register(_Lent, lambda storage: reduce_storage(_give_up(storage)))
 
 
-def lend(tensor: torch.Tensor, memory: torch.Tensor) -> None:
-    """Makes a tensor live in other memory."""
-    tensor.data = memory
+def lend(memory: torch.Tensor, tensor: torch.Tensor | None = None) -> torch.Tensor:
+    """Makes a tensor live in memory that is not torch's; without one, that memory's own."""
+    if tensor is None:
+        tensor = memory
+    else:
+        tensor.data = memory
     storage = tensor.untyped_storage()
     if not storage.resizable() and storage.nbytes():
         storage.__class__ = _Lent
         storage._tensor = weakref.ref(tensor)  # pyright: ignore[reportAttributeAccessIssue]
+    return tensor
 
 
 def is_movable(tensor: torch.Tensor) -> bool:

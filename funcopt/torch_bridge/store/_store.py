@@ -255,9 +255,18 @@ class Store:
         # A parameter's data may lie in another one's place: all that has changed is read before anything is written.
         known = state is self._state and _are([*state], self._keys) and _are([*state.values()], self._entries)
         if not known:
+            self._state, self._keys, self._entries = None, [], []
             for block in self.blocks:
                 block.look_again()
         changes = [w.block.changes(state, w.due, w.moved, self.describe) for w in work]
+        taken = [p for w, found in zip(work, changes, strict=True) for p in w.block.taken(found)]
+        if taken:
+            for p in taken:
+                self._drop(p)
+            self._loose += taken
+            self._give_places(taken)
+            work = self._work(repeat)
+            changes = [w.block.changes(state, w.due, w.moved, self.describe) for w in work]
         for w, found in zip(work, changes, strict=True):
             w.block.follow(found)
             if repeat:
