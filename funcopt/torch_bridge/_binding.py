@@ -188,7 +188,7 @@ class Binding:
 
     def check_values(self, group: Mapping[str, Any]) -> None:
         """Builds the transformation from a group's plain numbers, so that the factory checks them."""
-        found, numbers = self.split(group)
+        found, numbers = self.split(group, new=True)
         self.build([found.fill(numbers)])
 
     def refuse_param(self, shape: Sequence[int], dtype: Any) -> str:
@@ -203,13 +203,15 @@ class Binding:
         return (*names, *(name for name in self._multiplier_of.values() if name not in names))
 
     def split(
-        self, group: Mapping[str, Any], before: ProgramClass | None = None
+        self, group: Mapping[str, Any], before: ProgramClass | None = None, *, new: bool = False
     ) -> tuple[ProgramClass, tuple[float, ...]]:
         """Sorts a group's values into what is static and float64 numbers.
 
         Args:
             group: the group.
             before: its class at the last step: what passes through 0 keeps its buffer and its program.
+            new: whether the values are to be checked as they stand. Later torch takes Nesterov's momentum of 0, from
+                which it may warm up, for none.
         """
         packed: list[float] = []
         fields: list[tuple[str, Any]] = []
@@ -229,6 +231,8 @@ class Binding:
             stop = len(packed) + len(items) if items is value else None
             fields.append((name, Number(len(packed), stop)))
             packed.extend(float(item) * multiplier for item in items)
+        if ("momentum", 0.0) in fields and not new:
+            fields = [(name, False if name == "nesterov" else value) for name, value in fields]
         return ProgramClass(tuple(fields)), tuple(packed)
 
     def build(self, groups: Sequence[Mapping[str, Any]]) -> GradientTransformationExtraArgs:

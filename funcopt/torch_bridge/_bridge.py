@@ -257,6 +257,8 @@ class TorchBridge(torch.optim.Optimizer):
             p = keys[place]
             if all(value is None for value in entry.values()) or not (p.is_floating_point() or p.is_complex()):
                 continue
+            if torch.nn.parameter.is_lazy(p):  # which has no shape to check against yet
+                continue
             where = f"parameter {place[1]!r} of group {place[0]}"
             for unit in store.units(place[0], p):
                 value = None if unit.hidden else value_of(unit, entry, where, "load_state_dict")
@@ -273,7 +275,9 @@ class TorchBridge(torch.optim.Optimizer):
                 raise
             raise ValueError(f"TorchBridge: {where}: {error}") from None
         for key, p in zip(_matching.keys_of(group), group["params"], strict=True):
-            text = self._binding.refuse_param(p.shape, _buffers.jax_dtype(p.dtype)) if p.requires_grad else ""
+            if not p.requires_grad or torch.nn.parameter.is_lazy(p):
+                continue
+            text = self._binding.refuse_param(p.shape, _buffers.jax_dtype(p.dtype))
             if text:
                 raise ValueError(f"TorchBridge: parameter {key!r} of {where.removeprefix('parameter ')} must be {text}")
 

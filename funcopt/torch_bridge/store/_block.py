@@ -667,10 +667,9 @@ def widest(dtypes: set[torch.dtype]) -> torch.dtype:
 
 
 def _number_dtype(unit: Unit) -> torch.dtype:
-    # torch counts in its default dtype where that is wider.
-    if unit.count is float and torch.get_default_dtype() == torch.float64:
-        return torch.float64
-    return torch.float32 if unit.count is not None else torch_dtype(unit.dtype)
+    own = torch.float32 if unit.count is not None else torch_dtype(unit.dtype)
+    # torch keeps numbers in its default dtype where that is wider.
+    return torch.float64 if own == torch.float32 and torch.get_default_dtype() == torch.float64 else own
 
 
 def _copy(targets: list[Any], sources: list[Any]) -> None:
