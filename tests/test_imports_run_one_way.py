@@ -35,7 +35,7 @@ BRIDGE = "torch_bridge"
 BELOW_BRIDGE = (*itertools.chain(*LAYERS[:6]), "algorithms", "transforms", "_catalogue")
 ABOVE_BRIDGE = ("groups", "config._build", "")  # what makes the optimizer of a torch model
 BRIDGE_LAYERS = (
-    ("_buffers", "_groups"),
+    ("_buffers", "_groups", "_processes"),
     ("_units", "_matching", "_binding"),
     ("engines",),
     ("store",),

@@ -21,6 +21,7 @@ from funcopt.rule import GradientTransformation
 from funcopt.torch_bridge import _buffers, _matching
 from funcopt.torch_bridge._binding import Binding
 from funcopt.torch_bridge._matching import LoadReport
+from funcopt.torch_bridge._processes import STEPPING, refuse_forked
 from funcopt.torch_bridge._units import Entry, Place, Unit, value_of
 from funcopt.torch_bridge.store._store import Store
 
@@ -129,7 +130,8 @@ class TorchBridge(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         store = self._store
-        with store.lock:
+        refuse_forked()
+        with STEPPING:
             self._check_parameters()
             if getattr(self, "found_inf", None) is not None and bool(self.found_inf):
                 return loss

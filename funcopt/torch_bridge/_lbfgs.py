@@ -19,6 +19,7 @@ from torch import Tensor
 from funcopt.algorithms._lbfgs_machine import LbfgsState, Machine, Options, start, transition
 from funcopt.torch_bridge import _buffers
 from funcopt.torch_bridge._buffers import Device
+from funcopt.torch_bridge._processes import STEPPING, refuse_forked
 
 _transition: Callable[..., Machine] = jax.jit(transition, donate_argnums=0)
 
@@ -136,7 +137,8 @@ class LBFGS(torch.optim.LBFGS):
     @contextlib.contextmanager
     def _precision(self) -> Iterator[None]:
         """The context of all that is done with arrays, and of nothing that the closure does."""
-        with jax.enable_x64(True), jax.default_device(self._device()):
+        refuse_forked()
+        with STEPPING, jax.enable_x64(True), jax.default_device(self._device()):
             yield
 
     def _device(self) -> Device:

@@ -70,7 +70,7 @@ optimizer = TWINS["recipe"].ours(model.parameters(), lr=0.05)
 
 FORKS = """
 import jax.numpy as jnp
-from funcopt.torch_bridge import optim
+from funcopt.torch_bridge import _processes, optim
 
 def start(act):
     reader, writer = os.pipe()
@@ -117,7 +117,7 @@ def lbfgs():
     stepped.step(lambda: sum(p.square().sum() for p in own.parameters()))
 
 def holding():
-    with optimizer._store.lock:
+    with _processes.STEPPING:
         held.set()
         release.wait()
 
@@ -146,7 +146,7 @@ started = {name: start(act) for name, act in ways.items()}
 held, release = threading.Event(), threading.Event()
 thread = threading.Thread(target=holding)
 thread.start()
-held.wait()
+assert held.wait(30)
 started["beside a thread that steps"] = start(step)
 release.set()
 thread.join()

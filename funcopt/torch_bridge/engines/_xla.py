@@ -16,9 +16,7 @@ import collections
 import contextlib
 import itertools
 import math
-import os
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -28,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcopt.torch_bridge._buffers import Device
+from funcopt.torch_bridge._processes import refuse_forked
 from funcopt.torch_bridge._units import Form, form_of
 from funcopt.torch_bridge.engines import _fusion, _recipes, _segments
 from funcopt.torch_bridge.engines._recipes import Recipe, Whole
@@ -79,7 +78,7 @@ class Engine:
     @contextlib.contextmanager
     def precision(self) -> Iterator[None]:
         """The context in which all of the engine's arrays are made and used."""
-        _refuse_forked()
+        refuse_forked()
         with jax.enable_x64(True), jax.default_device(self.device):
             yield
 
@@ -192,25 +191,3 @@ def forget_programs() -> None:
     with _lock:
         _programs.clear()
         _recipes.forget()
-
-
-_forked = False
-
-
-def _after_fork() -> None:
-    global _forked
-    _forked = bool(_programs)
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-# JAX warns of every fork, as it has threads. A process that only loads data never calls it.
-warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
-
-
-def _refuse_forked() -> None:
-    if _forked:
-        raise RuntimeError(
-            "TorchBridge: this process was forked from one in which an optimizer had already made a step, and XLA's "
-            "threads are not here; start it with the 'spawn' method, or make the first step after the fork"
-        )

@@ -7,7 +7,6 @@ the last one, by identity; what has changed is taken over.
 import dataclasses
 import itertools
 import operator
-import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
@@ -111,7 +110,6 @@ class Store:
         self._growing = False  # whether large parameters have come and gone
         self._patterns: set[tuple[int, ...]] = set()  # of large parameters that had gradients
         self._whole_patterns: set[tuple[torch.Tensor, ...]] = set()  # of those in their own shapes
-        self.lock = threading.RLock()
 
     @property
     def compilations(self) -> int:
