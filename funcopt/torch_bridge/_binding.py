@@ -19,7 +19,7 @@ import optax
 
 from funcopt import _checks
 from funcopt._tree import has_schedule
-from funcopt.rule import GradientTransformation, GradientTransformationExtraArgs, PyTree, chain
+from funcopt.rule import GradientTransformation, GradientTransformationExtraArgs, PyTree, Rule, chain
 from funcopt.torch_bridge._groups import PerGroup
 from funcopt.transforms import scale_by_multipliers
 
@@ -190,6 +190,14 @@ class Binding:
         """Builds the transformation from a group's plain numbers, so that the factory checks them."""
         found, numbers = self.split(group, new=True)
         self.build([found.fill(numbers)])
+
+    def rule_of(self, group: Mapping[str, Any]) -> Rule | None:
+        """What a group does to one parameter, as far as its algorithm's definition tells; None for other recipes."""
+        rule = getattr(self._factory, "rule", None) if self._ready is None else None
+        if rule is None:
+            return None
+        found, numbers = self.split(group)
+        return rule(**{self._spelling[name]: _plain(value) for name, value in found.fill(numbers).items()})
 
     def refuse_param(self, shape: Sequence[int], dtype: Any) -> str:
         """What a parameter must be that the algorithm refuses, "" for others, and where the factory does not say."""

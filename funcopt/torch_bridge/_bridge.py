@@ -290,7 +290,10 @@ class TorchBridge(torch.optim.Optimizer):
         """Refuses what the compiled update cannot see: decay of rows that a sparse gradient does not have."""
         for i, group in enumerate(self.param_groups if params else ()):
             decay = group.get("weight_decay", 0.0) * (group.get("decay_mult", 1.0) if self._binding.multiplied else 1.0)
-            if decay != 0.0 and any(p is q for p in params for q in group["params"]):
+            if decay == 0.0 or not any(p is q for p in params for q in group["params"]):
+                continue
+            rule = self._binding.rule_of({**group, "weight_decay": 0.0})
+            if rule is None or rule.rows != "refuse":  # which it will say by itself
                 raise RuntimeError(
                     f"TorchBridge: weight_decay of parameter group {i} must be 0 with sparse gradients, got "
                     f"{group['weight_decay']!r}"

@@ -236,6 +236,8 @@ def value_of(unit: Unit, entry: Mapping[str, Any], place: str, owner: str, error
         if unit.name.startswith(SHOWN):
             return None
         raise error(f"{owner}: {place} must have the state {unit.name!r}, got {', '.join(entry) or 'none'}")
+    if isinstance(value, torch.Tensor) and value.layout != torch.strided:
+        value = value.to_dense()  # as torch's SGD keeps a momentum after sparse gradients
     tensor = torch.as_tensor(value)
     shape = (*unit.shape, 2) if unit.is_key else unit.shape
     one_number = unit.shape == () and tensor.numel() == 1 and not unit.is_key

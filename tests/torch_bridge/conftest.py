@@ -8,6 +8,12 @@ from funcopt.torch_bridge.store import _store
 PATHS = {"joined": (True, _store.JOIN_UP_TO), "alone": (True, -1), "plain": (False, -1)}
 
 
+@pytest.fixture(autouse=True)
+def _nothing_has_grown() -> None:
+    """A process that has seen many networks joins large parameters at first."""
+    _store._sizes_of.cache_clear()
+
+
 @pytest.fixture(params=PATHS)
 def each_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Small parameters joined into one array, each an array of its own, or each in its own shape and memory."""

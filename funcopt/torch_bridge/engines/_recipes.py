@@ -81,14 +81,23 @@ class Elementwise(_Keyed):
         grad_dtype: of the gradients.
         given: what goes beside.
         joined: whether there are several, of which some may not be due.
+        wide: whether numbers of the state that are float32 are kept as float64.
     """
 
     def __init__(
-        self, binding: Binding, found: ProgramClass, dtype: Any, grad_dtype: Any, given: Given, *, joined: bool
+        self,
+        binding: Binding,
+        found: ProgramClass,
+        dtype: Any,
+        grad_dtype: Any,
+        given: Given,
+        *,
+        joined: bool,
+        wide: bool,
     ) -> None:
-        self._binding, self._class, self._joined = binding, found, joined
+        self._binding, self._class, self._joined, self._wide = binding, found, joined, wide
         self._dtype, self._grad_dtype, self._given = np.dtype(dtype), np.dtype(grad_dtype), given
-        self._key = binding.key, found, self._dtype, self._grad_dtype, given, joined
+        self._key = binding.key, found, self._dtype, self._grad_dtype, given, joined, wide
 
     def run(self, shared: Any, donated: Any, given: Any, own: Any, *, apart: bool, alone: bool) -> _segments.Run:
         """The update of all segments: see `_segments.run`."""
@@ -118,7 +127,7 @@ class Elementwise(_Keyed):
             params = _as_groups(param)
             tx = _build(self._binding, self._class, own[:numbers])
             first = with_step_per_leaf(tx.init(params))
-            old = _join(form, old_arrays, own[numbers:], shared[self._given.size :])
+            old = _join(form, old_arrays, own[numbers:], shared[self._given.size :], wide=self._wide)
             unit_of = dict(zip(form.arrays, form.constants, strict=True))
 
             def start(unit: Unit, new: Any, kept: Any) -> Any:
@@ -340,11 +349,17 @@ def _as_groups(array: Any) -> PerGroup:
     return PerGroup([GroupLeaves(0, (0,), [array])])
 
 
-def _join(form: ClassForm, arrays: Sequence[Any], numbers: Sequence[Any], shared: Sequence[Any]) -> PyTree:
+def _join(
+    form: ClassForm, arrays: Sequence[Any], numbers: Sequence[Any], shared: Sequence[Any], *, wide: bool
+) -> PyTree:
     """The state of one parameter; numbers come as float64."""
+
+    def dtype(unit: Unit) -> Any:
+        return jnp.float64 if wide and unit.dtype == jnp.float32 else unit.dtype
+
     leaves = dict(zip(form.arrays, arrays, strict=True))
     for units, values in ((form.numbers, numbers), (form.shared, shared)):
-        leaves.update((unit, jnp.asarray(value).astype(unit.dtype)) for unit, value in zip(units, values, strict=True))
+        leaves.update((unit, jnp.asarray(value).astype(dtype(unit))) for unit, value in zip(units, values, strict=True))
     return form.form.treedef.unflatten([leaves[unit] for unit in form.form.units])
 
 

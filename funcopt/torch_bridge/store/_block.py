@@ -210,7 +210,9 @@ class Block:
         self.param = Column(memory(kind.dtype))
         self.arrays = {unit: Column(memory(torch_dtype(unit.dtype))) for unit in form.arrays}
         self._columns = (self.param, *self.arrays.values())
-        self.numbers = {unit: Numbers(self._segments, _number_dtype(unit)) for unit in form.numbers}
+        # torch keeps numbers in its default dtype where that is wider.
+        self._wide = torch.get_default_dtype() == torch.float64
+        self.numbers = {unit: Numbers(self._segments, self._number_dtype(unit)) for unit in form.numbers}
         self._elements = {unit: Held() for unit in form.numbers}  # what the user has of them
         self._away: set[tuple[Unit, int]] = set()  # numbers in memory of their own
         self.shown = [unit for unit in form.form.units if not unit.hidden and unit.place is not None]
@@ -243,6 +245,10 @@ class Block:
         self._recipe: tuple[Any, Any] = (None, None)
         self._due: list[int] = []
         self.started: list[int] = []  # parameters whose first update was the last one
+
+    def _number_dtype(self, unit: Unit) -> torch.dtype:
+        own = torch.float32 if unit.count is not None else torch_dtype(unit.dtype)
+        return torch.float64 if own == torch.float32 and self._wide else own
 
     # Places.
 
@@ -534,7 +540,8 @@ class Block:
         if self._recipe[0] != (given, dtype):
             found, own_dtype = self.kind
             dtypes = jax_dtype(own_dtype), jax_dtype(dtype)
-            self._recipe = (given, dtype), Elementwise(binding, found, *dtypes, given, joined=self.joined)
+            recipe = Elementwise(binding, found, *dtypes, given, joined=self.joined, wide=self._wide)
+            self._recipe = (given, dtype), recipe
         donated = [column.memory.lend() for column in self._columns]
         returned = self._segments * len(self.numbers) + len(self.form.shared)
         lent = self._lend_grads(due, grads, dtype), self._places()
@@ -664,12 +671,6 @@ def widest(dtypes: set[torch.dtype]) -> torch.dtype:
     for dtype in others:
         first = torch.promote_types(first, dtype)
     return first
-
-
-def _number_dtype(unit: Unit) -> torch.dtype:
-    own = torch.float32 if unit.count is not None else torch_dtype(unit.dtype)
-    # torch keeps numbers in its default dtype where that is wider.
-    return torch.float64 if own == torch.float32 and torch.get_default_dtype() == torch.float64 else own
 
 
 def _copy(targets: list[Any], sources: list[Any]) -> None:

@@ -5,6 +5,7 @@ the last one, by identity; what has changed is taken over.
 """
 
 import dataclasses
+import functools
 import itertools
 import operator
 from collections import Counter
@@ -33,6 +34,16 @@ array costs, and without starting threads."""
 MAX_PATTERNS = 8
 """Patterns of missing gradients that get a program of their own, in which the missing cost nothing. Beyond, one program
 for all further patterns computes with zeros and drops what comes of them."""
+
+MAX_SIZES = 8
+"""Lists of sizes of large parameters that an algorithm gets programs for in a process: a network that grows from one
+optimizer to the next has ever new ones. Beyond, they are joined, where sizes are rounded up."""
+
+QUIET_STEPS = 1000
+"""Steps after which parameters count as grown up; densification stops for at most some hundred."""
+
+MAX_DIVISIONS = 2
+"""Divisions into groups that parameters in their own shapes get a program for; beyond, each has its own if it can."""
 
 Group = Mapping[str, Any]
 
@@ -107,8 +118,11 @@ class Store:
         self._most = 0
         self._local: list[int] = []  # each group's index among those of its class
         self._loose: list[torch.Tensor] = []  # parameters of groups that have no place
-        self._growing = False  # whether large parameters have come and gone
+        self._growing = False  # whether large parameters have come and gone, and for how many steps none has since
+        self._quiet = 0
         self._patterns: set[tuple[int, ...]] = set()  # of large parameters that had gradients
+        self._independent: dict[ProgramClass, bool] = {}  # whether each parameter is updated by itself
+        self._divisions: set[Whole] = set()  # into groups, of those in their own shapes
         self._whole_patterns: set[tuple[torch.Tensor, ...]] = set()  # of those in their own shapes
 
     @property
@@ -176,8 +190,8 @@ class Store:
             if i is not None and self._seen[i].found is slot.block.kind.found:
                 slot.block.group_of[slot.place] = self._local[i]
             else:
-                if i is None and not slot.block.joined:
-                    self._growing = True
+                if i is None:
+                    self._grow(slot.block)
                 self._drop(p)
         self._loose = [p for p in self._group_of if p not in self._slots]
 
@@ -234,6 +248,8 @@ class Store:
     def _update(
         self, state: Any, given: Given, numbers: list[float], repeat: int, check: Callable[[Any], None]
     ) -> bool:
+        if self._growing:
+            self._settle_down()
         work = self._work(repeat)
         gone = self._let_go(work)
         whole: list[Member] = []
@@ -274,15 +290,17 @@ class Store:
         parts: list[Part] = []
         for block, own, grads, _ in work:
             parts.append(block.lend(self._binding, given, own, grads, self._numbers_of(block.kind.found)))
-        part = self._whole_part(whole, given) if whole else None
-        if part is not None:
-            parts.append(part.lend(state, self._shared, self.describe))
-        results = self._engine.update(parts, values)
+        joint, apart = self._whole_parts(whole, given)
+        lent = [part.lend(state, self._shared, self.describe) for part in (*joint, *apart)]
+        parts += lent[: len(joint)]
+        # First those that write nothing yet, so that one which is refused leaves all as it was.
+        single = [self._engine.update([part], values[: given.size])[0] for part in lent[len(joint) :]]
+        results = [*(self._engine.update(parts, values) if parts else []), *single]
         written: list[torch.Tensor] = []
         for (block, *_), result in zip(work, results, strict=False):
             written += block.store(result, state, self._shared, again=repeat > 0)
-        if part is not None:
-            written += part.store(results[-1], state, self._shared)
+        for part, result in zip((*joint, *apart), results[len(work) :], strict=True):
+            written += part.store(result, state, self._shared)
         self._show_shared(state, written)
         if not known or len(state) != len(self._keys):
             self._state, self._keys, self._entries = state, [*state], [*state.values()]
@@ -306,6 +324,23 @@ class Store:
             return False
         self._patterns.add(tuple(id(w.block) for w in work if not w.block.joined))
         return len(self._patterns) > MAX_PATTERNS
+
+    def _grow(self, block: Block) -> None:
+        """Notes that a parameter of a block has gone, or has another size."""
+        self._growing |= not block.joined
+        self._quiet = 0
+
+    def _settle_down(self) -> None:
+        """Gives large parameters places of their own again, once nothing has grown for long."""
+        self._quiet += 1
+        if self._quiet < QUIET_STEPS or len(self._patterns) > MAX_PATTERNS:
+            return
+        self._growing = False
+        _sizes_of(self._binding.key).clear()
+        large = [p for p, slot in self._slots.items() if slot.block.joined and p.numel() > JOIN_UP_TO]
+        for p in large:
+            self._drop(p)
+        self._loose += large
 
     def _join_all(self) -> None:
         """Joins large parameters, too: among rows a missing gradient is a number."""
@@ -337,7 +372,8 @@ class Store:
                 else [i for i, grad in zip(due, grads, strict=True) if grad.layout != torch.strided]
             )
             misfits = [i for i in moved if not block.takes(i)]
-            self._growing |= bool(misfits) and not block.joined
+            if misfits:
+                self._grow(block)
             for i in {*sparse, *misfits}:
                 p: Any = block.params[i]
                 self._drop(p)
@@ -375,6 +411,11 @@ class Store:
             _buffers.jax_device(device)
         whole: list[Member] = []
         joined: dict[Kind, list[torch.Tensor]] = {}
+        sizes = tuple(sorted(p.numel() for p in due if p.numel() > JOIN_UP_TO))
+        if sizes and not self._growing:
+            known = _sizes_of(self._binding.key)
+            self._growing = sizes not in known and len(known) >= MAX_SIZES
+            known.update([] if self._growing else [sizes])
         for p in due:
             kind = Kind(self._seen[self._group_of[p]].found, p.dtype)
             grad: Any = p.grad
@@ -424,13 +465,40 @@ class Store:
             self._slots[p] = Slot(block, i)
             block.group_of[i] = self._local[self._group_of[p]]
 
+    def _whole_parts(self, members: list[Member], given: Given) -> tuple[list[WholePart], list[WholePart]]:
+        """The parts of parameters in their own shapes: of all together, and of each by itself.
+
+        Together they are one program, which is another one for each division into groups, and for each number of rows
+        of each sparse gradient. So a parameter that nothing joins with others goes by itself if its gradient is sparse,
+        and all of them do once there have been many programs.
+        """
+        single, together = [], []
+        for member in members:
+            sparse = member.grad is not None and member.grad.layout != torch.strided
+            can_be = sparse or len(self._divisions) > MAX_DIVISIONS
+            (single if can_be and self._is_independent(member.group) else together).append(member)
+        joint = [self._whole_part(self._with_missing(together), given)] if together else []
+        self._divisions.update(part.recipe for part in joint)
+        return joint, [self._whole_part([member._replace(key=0)], given) for member in single]
+
+    def _is_independent(self, group: int) -> bool:
+        """Whether nothing joins a parameter of a group with others, as far as the algorithm's definition tells."""
+        seen = self._seen[group]
+        if seen.found not in self._independent:
+            rule = self._binding.rule_of(seen.group)
+            self._independent[seen.found] = rule is not None and rule.total is None
+        return self._independent[seen.found]
+
     def _whole_part(self, members: list[Member], given: Given) -> WholePart:
         assert self._engine is not None
         found = [seen.found for seen in self._seen]
         numbers = [seen.numbers for seen in self._seen]
+        return WholePart(self._binding, members, found, numbers, given, self._engine, self._device)
+
+    def _with_missing(self, members: list[Member]) -> list[Member]:
+        """Parameters in the order of their groups; after many patterns with those whose gradients are missing."""
         order = {p: i for i, p in enumerate(self._group_of)}
-        members = sorted(members, key=lambda member: order[member.param])
-        pattern = tuple(member.param for member in members)
+        pattern = tuple(sorted((member.param for member in members), key=order.__getitem__))
         strided = all(member.grad is not None and member.grad.layout == torch.strided for member in members)
         if strided and pattern not in self._whole_patterns:
             if len(self._whole_patterns) < MAX_PATTERNS:
@@ -438,8 +506,8 @@ class Store:
             else:
                 seen = {p for own in self._whole_patterns for p in own}
                 missing = [self._member(p)._replace(grad=None) for p in seen - {*pattern} if p in self._group_of]
-                members = sorted([*members, *missing], key=lambda member: order[member.param])
-        return WholePart(self._binding, members, found, numbers, given, self._engine, self._device)
+                members = [*members, *missing]
+        return sorted(members, key=lambda member: order[member.param])
 
     # What is kept once.
 
@@ -495,6 +563,13 @@ class Store:
             ]
         member = Member(p, None, group, 0)
         return list(self._whole_part([member], Given(False, False)).form.units)
+
+
+@functools.lru_cache(maxsize=256)
+def _sizes_of(algorithm: Any) -> set[tuple[int, ...]]:
+    """The lists of sizes that have had programs."""
+    del algorithm
+    return set()
 
 
 def _is_complete(items: Sequence[Any]) -> bool:

@@ -235,15 +235,12 @@ class _SparseRows:
             raise RuntimeError(f"TorchBridge: a sparse gradient must be torch.sparse_coo, got {grad.layout}")
         self._param = param
         sparse = grad.sparse_dim()
-        if sparse == 0:
-            raise RuntimeError("TorchBridge: a sparse gradient must have a sparse dimension, got none")
         self.shape = (int(np.prod(param.shape[:sparse])), *param.shape[sparse:])
         grad = grad.coalesce()
-        indices = grad.indices()
-        flat = indices[0]
-        for axis in range(1, sparse):
-            flat = flat * param.shape[axis] + indices[axis]
-        self._indices, self._values = flat, grad.values()
+        values, flat = grad.values(), grad.values().new_zeros(len(grad.values()), dtype=torch.long)
+        for axis, indices in enumerate(grad.indices()):
+            flat = flat * param.shape[axis] + indices
+        self._indices, self._values = flat, values
 
     def lend(self, device: torch.device) -> tuple[Any, Any]:
         """The rows of the gradient, and those of the parameter."""
