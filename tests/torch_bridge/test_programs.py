@@ -269,3 +269,28 @@ def test_large_parameters_that_grow_no_more_are_no_rows(monkeypatch: pytest.Monk
         return params
 
     assert largest_difference(run(optim), run(torch.optim)) <= ROUNDING
+
+
+@pytest.mark.parametrize("name", ["Muon", "Adafactor"])
+def test_groups_that_are_added_to_recipes_in_their_own_shapes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program for all is made for the first divisions and for one that stays; between them there is one for each."""
+    monkeypatch.setattr(_store, "QUIET_STEPS", 4)
+
+    def run(module: Any) -> tuple[Params, list[int]]:
+        layers = [make_parameters([(4, 3), (3, 4)]) for _ in range(8)]
+        optimizer = getattr(module, name)(layers[0], lr=0.05)
+        programs = []
+        for layer in layers[1:]:
+            take_steps([p for group in optimizer.param_groups for p in group["params"]], optimizer, [0])
+            optimizer.add_param_group({"params": layer, "lr": 0.02})
+            programs.append(getattr(optimizer, "compilations", 0))
+        params = [p for layer in layers for p in layer]
+        for step in range(8):
+            take_steps(params, optimizer, [step])
+            programs.append(getattr(optimizer, "compilations", 0))
+        return params, programs
+
+    (ours, programs), (theirs, _) = run(optim), run(torch.optim)
+    assert largest_difference(ours, theirs) <= ROUNDING
+    # Three together, one for each of two shapes; then one together again.
+    assert programs == [1, 2, 3, *[5] * 8, *[6] * 4]

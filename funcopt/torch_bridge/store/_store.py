@@ -40,10 +40,11 @@ MAX_SIZES = 8
 optimizer to the next has ever new ones. Beyond, they are joined, where sizes are rounded up."""
 
 QUIET_STEPS = 1000
-"""Steps after which parameters count as grown up; densification stops for at most some hundred."""
+"""Steps without a change after which it pays to compile for what there is; densification stops for some hundred."""
 
 MAX_DIVISIONS = 2
-"""Divisions into groups that parameters in their own shapes get a program for; beyond, each has its own if it can."""
+"""Divisions into groups that parameters in their own shapes get a program for. Beyond, each of them has its own if it
+can, until the division has been the same for `QUIET_STEPS`."""
 
 Group = Mapping[str, Any]
 
@@ -123,6 +124,8 @@ class Store:
         self._patterns: set[tuple[int, ...]] = set()  # of large parameters that had gradients
         self._independent: dict[ProgramClass, bool] = {}  # whether each parameter is updated by itself
         self._divisions: set[Whole] = set()  # into groups, of those in their own shapes
+        self._division: list[tuple[int, int]] = []  # the last one, and for how many steps it has been the same
+        self._same = 0
         self._whole_patterns: set[tuple[torch.Tensor, ...]] = set()  # of those in their own shapes
 
     @property
@@ -473,6 +476,11 @@ class Store:
         and all of them do once there have been many programs.
         """
         single, together = [], []
+        division = [(member.group, id(member.param)) for member in members]
+        self._same = self._same + 1 if division == self._division else 0
+        self._division = division
+        if self._same == QUIET_STEPS:
+            self._divisions.clear()
         for member in members:
             sparse = member.grad is not None and member.grad.layout != torch.strided
             can_be = sparse or len(self._divisions) > MAX_DIVISIONS
