@@ -510,7 +510,8 @@ TAKEN: dict[str, Callable[[Any, torch.Tensor], Any]] = {
 @pytest.mark.usefixtures("each_path")
 @pytest.mark.parametrize("name", TAKEN)
 def test_what_an_optimizer_has_no_more_it_does_not_write(name: str) -> None:
-    """A tensor that its user took out, and keeps: later steps are none of its business."""
+    """A tensor that its user took out, and keeps: later steps are none of its business. Views go along."""
+    results = []
     for module in (torch.optim, optim):
         params = make_parameters([(4, 3), (5,)])
         optimizer = module.AdamW(params, lr=0.05)
@@ -519,10 +520,12 @@ def test_what_an_optimizer_has_no_more_it_does_not_write(name: str) -> None:
         taken = [entry["exp_avg"] if name != "other data" else old]
         if name not in ("other data", "another tensor in an entry"):
             taken += [entry["exp_avg_sq"], entry["step"]]
-        kept = copy.deepcopy(taken)
+        kept, view = copy.deepcopy(taken), params[0].detach().view(-1)
         TAKEN[name](optimizer, params[0])
         take_steps(optimizer.param_groups[0]["params"], optimizer, range(2, 5))
         assert all(torch.equal(a, b) for a, b in zip(taken, kept, strict=True))
+        results.append([*optimizer.param_groups[0]["params"], view])
+    assert largest_difference(*results) <= ROUNDING
 
 
 # Hyperparameters.

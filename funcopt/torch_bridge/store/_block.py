@@ -131,16 +131,18 @@ class Column(Held):
         self.add_one()
         self.views.append(view)
 
-    def put(self, i: int, tensor: torch.Tensor | None, own: Callable[[], Loan]) -> torch.Tensor:
+    def put(self, i: int, tensor: torch.Tensor | None, own: Callable[[], Loan], *, same: bool = False) -> torch.Tensor:
         """Makes a tensor live in the memory, which has its values already; a new one where there is none.
 
         Args:
             i: the parameter.
             tensor: what the user has.
             own: makes a tensor over the parameter's place.
+            same: whether no other tensor can take this one's place, as none can a parameter's; otherwise one that
+                shares its memory with others in another place of this memory is left to them.
         """
         self.away.discard(i)
-        if tensor is None or (self._is_here(tensor) and not is_movable(tensor)):
+        if tensor is None or (not same and self._is_here(tensor) and not is_movable(tensor)):
             loan = own()
             tensor, self.lent[i] = lend(loan.tensor), loan.held
         elif is_movable(tensor):
@@ -453,7 +455,7 @@ class Block:
         self._is_noted = False
         if data is not None:
             self.param.views[i].copy_(data)
-            self.param.put(i, p, own(self.param))
+            self.param.put(i, p, own(self.param), same=True)
         self._strides[i] = p.stride()
         (self._fresh.discard if values else self._fresh.add)(i)
         for (unit, column), constant in zip(self.arrays.items(), self.form.constants, strict=True):
