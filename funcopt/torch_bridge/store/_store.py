@@ -48,8 +48,7 @@ can, until the division has been the same for `QUIET_STEPS`."""
 
 Group = Mapping[str, Any]
 
-_grad_of, _layout_of, _dtype_of = attrgetter("grad"), attrgetter("layout"), attrgetter("dtype")
-_found_of = attrgetter("found")
+_grad_of, _layout_of, _found_of = attrgetter("grad"), attrgetter("layout"), attrgetter("found")
 
 
 class Slot(NamedTuple):
