@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from funcopt import _checks
 from funcopt._tree import at_step, has_schedule
@@ -131,6 +132,8 @@ class TorchBridge(torch.optim.Optimizer):
                 loss = closure()
         store = self._store
         refuse_forked()
+        if torch._C._len_torch_dispatch_stack():  # pyright: ignore[reportAttributeAccessIssue]
+            _refuse_tracing()
         with STEPPING:
             self._check_parameters()
             if getattr(self, "found_inf", None) is not None and bool(self.found_inf):
@@ -216,6 +219,10 @@ class TorchBridge(torch.optim.Optimizer):
             group.update(new)
             if id(group) in self._scheduled:
                 self._scheduled[id(group)].written.clear()
+        if match == "position":  # the names, too, of an optimizer that has none, as torch's takes them
+            for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
+                if "param_names" in saved:
+                    group["param_names"] = list(saved["param_names"])
         self.__setstate__({"state": state, "param_groups": self.param_groups})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
@@ -285,6 +292,12 @@ class TorchBridge(torch.optim.Optimizer):
 
     def _check_parameters(self) -> None:
         """Refuses, before each step, what a subclass cannot update."""
+        for group in self.param_groups if self.defaults.get("fused") else ():
+            if any(p.device.type == "meta" for p in group["params"] if p.grad is not None):
+                raise RuntimeError(
+                    "`fused=True` requires all the params to be floating point Tensors of supported devices: cpu and "
+                    "cuda, but got one on meta"
+                )
 
     def _check_sparse(self, params: Sequence[torch.Tensor]) -> None:
         """Refuses what the compiled update cannot see: decay of rows that a sparse gradient does not have."""
@@ -345,6 +358,15 @@ def _as_kept(unit: Unit, value: Any, p: torch.Tensor) -> Any:
 def _plain(value: Any) -> Any:
     """A schedule's value as Python numbers, which is what groups hold and checkpoints carry."""
     return tuple(map(float, value)) if isinstance(value, tuple | list) else float(value)
+
+
+def _refuse_tracing() -> None:
+    """Refuses to step under what records torch's operations, or only pretends to do them: an update is none of them."""
+    for mode in _get_current_dispatch_mode_stack():
+        if type(mode).__name__ in ("ProxyTorchDispatchMode", "FakeTensorMode"):
+            raise RuntimeError(
+                f"TorchBridge: a step cannot be traced, and this one is under {type(mode).__name__}; step outside of it"
+            )
 
 
 @contextlib.contextmanager

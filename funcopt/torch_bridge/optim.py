@@ -25,6 +25,7 @@ class _RealParametersOnly(TorchBridge):
     """What torch's class refuses at its first step, and not before."""
 
     def _check_parameters(self) -> None:
+        super()._check_parameters()
         if any(p.is_complex() for group in self.param_groups for p in group["params"] if p.grad is not None):
             raise RuntimeError(f"{type(self).__name__} does not support complex parameters")
 
@@ -33,6 +34,7 @@ class _RowsOnly(TorchBridge):
     """The same of gradients that are dense."""
 
     def _check_parameters(self) -> None:
+        super()._check_parameters()
         if any(p.grad is not None and not p.grad.is_sparse for group in self.param_groups for p in group["params"]):
             raise RuntimeError(f"{type(self).__name__} does not support dense gradients, please consider Adam instead")
 

@@ -110,3 +110,17 @@ def test_complex_state_for_a_real_parameter_is_refused(saved: Any) -> None:
     state["state"][0]["exp_avg"] = state["state"][0]["exp_avg"].to(torch.complex64)
     with pytest.raises(ValueError, match="exp_avg of parameter 'a' of group 0 must be like float32, got"):
         bridge.load_state_dict(state)
+
+
+@pytest.mark.parametrize("named", [(True, False), (False, True), (True, True), (False, False)])
+def test_names_after_loading_by_position(named: tuple[bool, bool]) -> None:
+    """As torch: the checkpoint's where it has any."""
+    found = []
+    for module in (torch.optim, optim):
+        model = torch.nn.Linear(3, 2)
+        first, second = (module.SGD(model.named_parameters() if own else model.parameters(), lr=0.1) for own in named)
+        model(torch.ones(1, 3)).sum().backward()
+        second.load_state_dict(first.state_dict())
+        second.step()
+        found.append([group.get("param_names") for group in second.state_dict()["param_groups"]])
+    assert found[0] == found[1]

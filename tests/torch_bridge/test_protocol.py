@@ -1,6 +1,7 @@
 """What programs do around a step: fork, start threads, compile, wrap, put memory away, set odd hyperparameters."""
 
 import collections
+import contextlib
 import copy
 import gc
 import json
@@ -16,7 +17,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim import lr_scheduler
+from torch.utils.flop_counter import FlopCounterMode
 from twins import (
     EACH_TWIN,
     ROUNDING,
@@ -280,7 +284,7 @@ def test_threads_with_optimizers_of_their_own_over_one_model() -> None:
     assert (start - p.detach()).mean() >= 360
 
 
-# torch.compile
+# torch.compile, and other tracing.
 
 
 def compiled_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -322,6 +326,24 @@ def test_compiled(name: str, run: Any) -> None:
         if run is compiled_train_step:
             scheduler.step()
     assert difference(ours, theirs) <= ROUNDING
+
+
+@pytest.mark.parametrize("how", ["make_fx", "fake"])
+def test_other_tracing_is_refused(how: str) -> None:
+    """Which would record, or pretend, no update at all; modes that only look on are no matter."""
+    params = make_parameters([(3, 2)])
+    optimizer = optim.AdamW(params)
+    take_steps(params, optimizer, [0])
+    before = params[0].detach().clone()
+    mode = FakeTensorMode() if how == "fake" else contextlib.nullcontext()
+    traced = make_fx(lambda x: (optimizer.step(), x)[1]) if how == "make_fx" else lambda x: optimizer.step()
+    x = torch.ones(1)
+    with mode, pytest.raises(RuntimeError, match="cannot be traced"):
+        traced(x)
+    assert torch.equal(params[0], before)
+    with FlopCounterMode(display=False):
+        optimizer.step()
+    assert not torch.equal(params[0], before)
 
 
 # Wrappers.
