@@ -253,7 +253,7 @@ class Binding:
         multipliers = [group.pop("lr_mult", None) for group in groups]
         if self._ready is not None:
             tx = optax.with_extra_args_support(self._ready)
-        elif len(groups) > 1 and _takes_no_prefixes(self._factory):
+        elif _takes_no_prefixes(self._factory):  # also of one group: the others may only have no gradients now
             tx = _one_per_group([self._make(group) for group in groups])
         else:
             tx = self._make({name: _per_group([group[name] for group in groups]) for name in self.defaults})
