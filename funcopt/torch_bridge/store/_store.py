@@ -437,7 +437,10 @@ class Store:
                     self._slots.pop(p)
                 params = [*old, *params]
                 width = width_for(params)
-                block = self._block(kind, sum(rows_of(p, width) for p in params), len(params), width)
+                rows, segments = sum(rows_of(p, width) for p in params), len(params)
+                if old:  # and more will come
+                    rows, segments = rows + rows // 4, segments + segments // 4
+                block = self._block(kind, rows, segments, width)
                 self._joined[kind] = block
             self._settle(block, params)
         placed = self._slots
