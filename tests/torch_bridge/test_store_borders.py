@@ -333,3 +333,19 @@ def test_what_grows_again_before_it_is_quiet_stays_rows(monkeypatch: pytest.Monk
     assert joined[2:11] == [True] * 9
     assert not joined[-1]
     assert largest_difference(*results) <= ROUNDING
+
+
+@pytest.mark.usefixtures("each_path")
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "Adafactor"])
+def test_a_parameter_that_was_put_into_two_groups(name: str) -> None:
+    """Each group updates it."""
+    results = []
+    for module in (optim, torch.optim):
+        params = make_parameters(SHAPES)
+        groups = [{"params": params[:2], "lr": 0.1}, {"params": params[2:], "lr": 0.01}]
+        optimizer = getattr(module, name)(groups)
+        take_steps(params, optimizer, [0])
+        optimizer.param_groups[1]["params"].append(params[0])
+        take_steps(params, optimizer, range(1, 4))
+        results.append(params)
+    assert largest_difference(*results) <= ROUNDING

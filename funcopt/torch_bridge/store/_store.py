@@ -116,6 +116,7 @@ class Store:
         self._group_of: dict[torch.Tensor, int] = {}
         self._repeats: Counter[torch.Tensor] = Counter()  # how often a parameter is among them, and the largest number
         self._most = 0
+        self._several: dict[torch.Tensor, list[int]] = {}  # the groups of a parameter that stands several times
         self._local: list[int] = []  # each group's index among those of its class
         self._loose: list[torch.Tensor] = []  # parameters of groups that have no place
         self._growing = False  # whether large parameters have come and gone, and for how many steps none has since
@@ -153,6 +154,11 @@ class Store:
         self._group_of = {p: i for i, own in reversed([*enumerate(lists)]) for p in own}
         self._repeats = Counter(params)
         self._most = max(self._repeats.values(), default=0)
+        self._several = {
+            p: [i for i, own in enumerate(lists) for q in own if q is p]
+            for p in (self._repeats if self._most > 1 else ())
+            if self._repeats[p] > 1
+        }
         count: Counter[ProgramClass] = Counter()
         self._local = []
         for item in seen:
@@ -237,6 +243,7 @@ class Store:
         numbers = [number for number in (scale, loss) if number is not None]
         done = False
         for repeat in range(self._most):
+            self._turn_to(repeat)
             try:
                 done |= self._update(state, given, numbers, repeat, check)
             except NotByRows:
@@ -245,7 +252,17 @@ class Store:
                     self._drop(p)
                     self._loose.append(p)
                 done |= self._update(state, given, numbers, repeat, check)
+        self._turn_to(0)
         return done
+
+    def _turn_to(self, repeat: int) -> None:
+        """Lets parameters that stand several times go by the numbers of the group in which they do so next."""
+        for p, groups in self._several.items():
+            i, slot = groups[min(repeat, len(groups) - 1)], self._slots.get(p)
+            if slot is None:
+                self._group_of[p] = i
+            elif self._seen[i].found is slot.block.kind.found:
+                slot.block.group_of[slot.place] = self._local[i]
 
     def _update(
         self, state: Any, given: Given, numbers: list[float], repeat: int, check: Callable[[Any], None]
