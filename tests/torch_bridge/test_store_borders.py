@@ -349,3 +349,22 @@ def test_a_parameter_that_was_put_into_two_groups(name: str) -> None:
         take_steps(params, optimizer, range(1, 4))
         results.append(params)
     assert largest_difference(*results) <= ROUNDING
+
+
+@pytest.mark.usefixtures("each_path")
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+@pytest.mark.parametrize("when", [0, 2])
+def test_parameters_over_one_memory(when: int, name: str) -> None:
+    """Three of them, tied by their data: each update is on top of the last one."""
+    results = []
+    for module in (optim, torch.optim):
+        params = make_parameters([(4, 3), (5,), (4, 3), (4, 3)])
+        optimizer = getattr(module, name)(params, lr=0.1, weight_decay=0.1)
+        for step in range(4):
+            if step == when:
+                params[2].data = params[0].data
+                params[3].data = params[0].data
+            take_steps(params, optimizer, [step])
+        results.append(params)
+    assert torch.equal(results[0][0], results[0][3])
+    assert largest_difference(*results) <= ROUNDING

@@ -87,6 +87,29 @@ class _Work(NamedTuple):
     grads: list[torch.Tensor]
     moved: list[int]  # those that are not where they were
 
+    def without(self, params: frozenset[torch.Tensor]) -> "_Work":
+        """The same without some parameters."""
+        if not params:
+            return self
+        own = [(i, grad) for i, grad in zip(self.due, self.grads, strict=True) if self.block.params[i] not in params]
+        kept = {i for i, _ in own}
+        return _Work(self.block, [i for i, _ in own], [grad for _, grad in own], [i for i in self.moved if i in kept])
+
+
+def _tied(work: Sequence[_Work], whole: Sequence[Member]) -> frozenset[torch.Tensor]:
+    """Parameters over the memory of others: they are updated after these, on top of what these have become."""
+    if not whole and not any(w.moved or w.block.param.away for w in work):
+        return frozenset()
+    params = [*(w.block.params[i] for w in work for i in w.due), *(member.param for member in whole)]
+    seen: set[tuple[str, int]] = set()
+    found = []
+    for p in params:
+        place = p.device.type, p.data_ptr()
+        if p.numel() and place in seen:
+            found.append(p)
+        seen.add(place)
+    return frozenset(found)
+
 
 class Store:
     """Memory and state of all parameters, and the engine that updates them.
@@ -265,25 +288,36 @@ class Store:
                 slot.block.group_of[slot.place] = self._local[i]
 
     def _update(
-        self, state: Any, given: Given, numbers: list[float], repeat: int, check: Callable[[Any], None]
+        self,
+        state: Any,
+        given: Given,
+        numbers: list[float],
+        repeat: int,
+        check: Callable[[Any], None],
+        only: frozenset[torch.Tensor] | None = None,
     ) -> bool:
         if self._growing:
             self._settle_down()
-        work = self._work(repeat)
+        work = self._work(repeat, only)
         gone = self._let_go(work)
         whole: list[Member] = []
         due = [p for p in self._loose if p.grad is not None and self._repeats[p] > repeat] if self._loose else []
+        due = due if only is None else [p for p in due if p in only]
         if due:
             self._engine_for(due)
             whole = self._give_places(due)
         if due or gone:
-            work = self._work(repeat)
+            work = self._work(repeat, only)
         if not work and not whole:
             return False
         assert self._engine is not None
         if self._has_many_patterns(work):
             self._join_all()
-            work = self._work(repeat)
+            work = self._work(repeat, only)
+        later = _tied(work, whole)
+        if later:
+            work = [w for w in (w.without(later) for w in work) if w.due]
+            whole = [member for member in whole if member.param not in later]
         check([m.param for m in whole if m.grad is not None and m.grad.layout != torch.strided])
         # A parameter's data may lie in another one's place: all that has changed is read before anything is written.
         known = state is self._state and _are([*state], self._keys) and _are([*state.values()], self._entries)
@@ -298,7 +332,7 @@ class Store:
                 self._drop(p)
             self._loose += taken
             self._give_places(taken)
-            work = self._work(repeat)
+            work = [w for w in (w.without(later) for w in self._work(repeat, only)) if w.due]
             changes = [w.block.changes(state, w.due, w.moved, self.describe) for w in work]
         for w, found in zip(work, changes, strict=True):
             w.block.follow(found)
@@ -326,10 +360,15 @@ class Store:
         # As if torch had written all of it, so that autograd notices a backward pass through what is no longer there.
         torch.autograd.graph.increment_version(written)
         _buffers.wait_for_torch(self._device)
+        if later:
+            self._update(state, given, numbers, repeat, check, later)
         return True
 
-    def _work(self, repeat: int) -> list[_Work]:
-        """The blocks of which any parameter has a gradient."""
+    def _work(self, repeat: int, only: frozenset[torch.Tensor] | None) -> list[_Work]:
+        """The blocks of which any parameter, or any of some, has a gradient."""
+        if only is not None:
+            others = frozenset(p for p in self._slots if p not in only)
+            return [w for w in (w.without(others) for w in self._work(repeat, None)) if w.due]
         work = []
         for block in self.blocks:
             due, grads = self._due(block, repeat)
