@@ -6,7 +6,6 @@ Whatever may compile is timed in a fresh process, once, as a user meets it; torc
 """
 
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -18,8 +17,9 @@ import torch
 
 from benchmarks._bridge import Problem
 from benchmarks._case import FLOAT32
-from benchmarks._measure import Finding, Triad, quantiles, ratio
-from benchmarks._settings import Results, Settings, give_back_memory
+from benchmarks._measure import Finding, Triad, ratio
+from benchmarks._memory import settled
+from benchmarks._settings import Results, Settings
 from benchmarks._workloads import WORKLOADS, Workload
 from funcopt.torch_bridge import optim
 
@@ -104,31 +104,31 @@ def growth(make: Optimizer) -> Iterator[Any]:
     yield from params
 
 
+def _trained(make: Optimizer, params: list[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
+    """Parameters after five steps of an optimizer of their own."""
+    optimizer = make(params, lr=1e-2)
+    for _ in range(5):
+        optimizer.step()
+    return params
+
+
 def agents(make: Optimizer) -> Iterator[Any]:
     """20 agents with an actor and a critic each, five steps."""
-    trained = []
+    trained: list[torch.nn.Parameter] = []
     yield
     for agent in range(20):
         for shapes in (((8, 4), (8,), (2, 8), (2,)), ((8, 4), (8,), (1, 8), (1,))):
-            params = _parameters(*shapes, seed=agent)
-            optimizer = make(params, lr=1e-2)
-            for _ in range(5):
-                optimizer.step()
-            trained += params
+            trained += _trained(make, _parameters(*shapes, seed=agent))
     yield
     yield from trained
 
 
 def per_sample(make: Optimizer) -> Iterator[Any]:
     """A new optimizer for each of 40 samples, as in inversion and test-time training."""
-    trained = []
+    trained: list[torch.nn.Parameter] = []
     yield
     for sample in range(40):
-        params = _parameters((64, 32), (32,), seed=sample)
-        optimizer = make(params, lr=1e-2)
-        for _ in range(5):
-            optimizer.step()
-        trained += params
+        trained += _trained(make, _parameters((64, 32), (32,), seed=sample))
     yield
     yield from trained
 
@@ -186,10 +186,7 @@ def measure(settings: Settings, triad: Triad) -> Results:
         error = max(each["error"] for each in found)
         wrong = "" if error <= FLOAT32 else f"{error:.1e} from torch"
         for side in ("habits", "habits-torch"):
-            times = [each[side] for each in found]
-            results.findings[f"{side}/{name}"] = Finding(
-                statistics.median(times), *quantiles(times), min(times), wrong=wrong
-            )
+            results.findings[f"{side}/{name}"] = Finding.of([each[side] for each in found], wrong=wrong)
     results.findings["frozen"] = Finding.exact(_in_another_process("frozen")["bytes"])
     return results
 
@@ -236,18 +233,11 @@ def _frozen() -> float:
     trained = _parameters((1000,))
     for p in frozen:
         p.data.fill_(1.0)
-    give_back_memory()
-    before = _resident()
+    before = settled()
     optimizer = OURS([*frozen, *trained])
     for _ in range(3):
         optimizer.step()
-    give_back_memory()
-    return float(_resident() - before)
-
-
-def _resident() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) * 1024
+    return float(settled() - before)
 
 
 if __name__ == "__main__":

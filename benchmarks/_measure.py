@@ -67,6 +67,11 @@ class Finding(NamedTuple):
     wrong: str = ""  # why the numbers computed are not those expected
 
     @staticmethod
+    def of(times: Sequence[float], noise: str = "", wrong: str = "") -> "Finding":
+        """Something measured several times: the median."""
+        return Finding(statistics.median(times), *quantiles(times), min(times), noise, wrong)
+
+    @staticmethod
     def exact(value: float, wrong: str = "") -> "Finding":
         """Something counted."""
         return Finding(value, value, value, value, "", wrong)
@@ -81,8 +86,7 @@ def ratio(rounds: Rounds, ours: str, peer: str, wrong: str = "") -> Finding:
 
 def duration(rounds: Rounds, name: str) -> Finding:
     """A candidate's time in seconds: the median over rounds."""
-    times = rounds.of(name)
-    return Finding(statistics.median(times), *quantiles(times), min(times), rounds.noise())
+    return Finding.of(rounds.of(name), rounds.noise())
 
 
 def quantiles(values: Sequence[float]) -> tuple[float, float]:

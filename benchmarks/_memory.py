@@ -46,9 +46,9 @@ def in_this_process(case: BenchmarkCase, workload: Workload, peer: str) -> dict[
     )  # the code of libraries and compilers is in memory
     problem = Problem(workload, torch.device("cpu"))
     problem.write_gradients(0)
-    bare = _settled()
+    bare = settled()
     run = _started(case, peer, problem)
-    before = _settled()
+    before = settled()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     run.step()
     size = 4 * workload.elements
@@ -64,7 +64,7 @@ def _started(case: BenchmarkCase, peer: str, problem: Problem) -> Run:
     return run
 
 
-def _settled() -> int:
+def settled() -> int:
     """Resident memory without what is free but not given back."""
     give_back_memory()
     return _resident("VmRSS")

@@ -96,6 +96,11 @@ class _Work(NamedTuple):
         return _Work(self.block, [i for i, _ in own], [grad for _, grad in own], [i for i in self.moved if i in kept])
 
 
+def _without(work: Sequence[_Work], params: frozenset[torch.Tensor]) -> list[_Work]:
+    """What is left of an update without some parameters."""
+    return [own for own in (w.without(params) for w in work) if own.due]
+
+
 def _tied(work: Sequence[_Work], whole: Sequence[Member]) -> frozenset[torch.Tensor]:
     """Parameters over the memory of others: they are updated after these, on top of what these have become."""
     if not whole and not any(w.moved or w.block.param.away for w in work):
@@ -233,6 +238,12 @@ class Store:
             self._alone = [block for block in self._alone if block is not slot.block]
             self._joined = {kind: block for kind, block in self._joined.items() if block is not slot.block}
 
+    def _take_out(self, params: Sequence[torch.Tensor]) -> None:
+        """Drops parameters that are to get other places."""
+        for p in params:
+            self._drop(p)
+        self._loose += params
+
     # The update.
 
     def update(
@@ -262,6 +273,8 @@ class Store:
             RuntimeError: for state or gradients that do not fit; nothing has been changed then.
         """
         self.read(groups)
+        if self._growing:
+            self._settle_down()
         given = Given(scale is not None, loss is not None)
         numbers = [number for number in (scale, loss) if number is not None]
         done = False
@@ -271,9 +284,7 @@ class Store:
                 done |= self._update(state, given, numbers, repeat, check)
             except NotByRows:
                 self._fast = False
-                for p in [*self._slots]:
-                    self._drop(p)
-                    self._loose.append(p)
+                self._take_out([*self._slots])
                 done |= self._update(state, given, numbers, repeat, check)
         self._turn_to(0)
         return done
@@ -296,8 +307,6 @@ class Store:
         check: Callable[[Any], None],
         only: frozenset[torch.Tensor] | None = None,
     ) -> bool:
-        if self._growing:
-            self._settle_down()
         work = self._work(repeat, only)
         gone = self._let_go(work)
         whole: list[Member] = []
@@ -316,7 +325,7 @@ class Store:
             work = self._work(repeat, only)
         later = _tied(work, whole)
         if later:
-            work = [w for w in (w.without(later) for w in work) if w.due]
+            work = _without(work, later)
             whole = [member for member in whole if member.param not in later]
         check([m.param for m in whole if m.grad is not None and m.grad.layout != torch.strided])
         # A parameter's data may lie in another one's place: all that has changed is read before anything is written.
@@ -328,11 +337,9 @@ class Store:
         changes = [w.block.changes(state, w.due, w.moved, self.describe) for w in work]
         taken = [p for w, found in zip(work, changes, strict=True) for p in w.block.taken(found)]
         if taken:
-            for p in taken:
-                self._drop(p)
-            self._loose += taken
+            self._take_out(taken)
             self._give_places(taken)
-            work = [w for w in (w.without(later) for w in self._work(repeat, only)) if w.due]
+            work = _without(self._work(repeat, only), later)
             changes = [w.block.changes(state, w.due, w.moved, self.describe) for w in work]
         for w, found in zip(work, changes, strict=True):
             w.block.follow(found)
@@ -368,7 +375,7 @@ class Store:
         """The blocks of which any parameter, or any of some, has a gradient."""
         if only is not None:
             others = frozenset(p for p in self._slots if p not in only)
-            return [w for w in (w.without(others) for w in self._work(repeat, None)) if w.due]
+            return _without(self._work(repeat, None), others)
         work = []
         for block in self.blocks:
             due, grads = self._due(block, repeat)
@@ -396,17 +403,13 @@ class Store:
         self._growing = False
         _sizes_of(self._binding.key).clear()
         large = [p for p, slot in self._slots.items() if slot.block.joined and p.numel() > JOIN_UP_TO]
-        for p in large:
-            self._drop(p)
-        self._loose += large
+        self._take_out(large)
 
     def _join_all(self) -> None:
         """Joins large parameters, too: among rows a missing gradient is a number."""
         self._growing = True
         params = [p for p, slot in self._slots.items() if not slot.block.joined]
-        for p in params:
-            self._drop(p)
-        self._loose += params
+        self._take_out(params)
         self._give_places([p for p in params if p.grad is not None])
 
     def _due(self, block: Block, repeat: int) -> tuple[list[int], list[torch.Tensor]]:
@@ -432,11 +435,9 @@ class Store:
             misfits = [i for i in moved if not block.takes(i)]
             if misfits:
                 self._grow(block)
-            for i in {*sparse, *misfits}:
-                p: Any = block.params[i]
-                self._drop(p)
-                self._loose.append(p)
-                gone = True
+            out = [block.params[i] for i in {*sparse, *misfits}]
+            self._take_out(out)
+            gone |= bool(out)
         return gone
 
     def _member(self, p: torch.Tensor) -> Member:
