@@ -58,6 +58,16 @@ class Updated(NamedTuple):
     numbers: np.ndarray  # float64, flat
 
 
+class _Key(NamedTuple):
+    """What decides a program."""
+
+    recipes: tuple[Recipe, ...]
+    arrangements: tuple[Any, ...]
+    own: tuple[tuple[int, ...], ...]  # shapes
+    shared: int  # numbers
+    device: Device
+
+
 class Engine:
     """Runs recipes on one device.
 
@@ -99,7 +109,7 @@ class Engine:
         # All numbers are one argument and one result: each of either costs as much as a thousand of them.
         numbers = np.concatenate([shared, *(part.own.ravel() for part in parts)])
         # The last program's key is looked at first: to compare is cheaper than to hash.
-        key = (
+        key = _Key(
             tuple([part.recipe for part in parts]),
             tuple([part.arrangement for part in parts]),
             tuple([part.own.shape for part in parts]),
@@ -122,14 +132,13 @@ class Engine:
             for part, own, end in zip(parts, arrays, ends, strict=True)
         ]
 
-    def _program(self, key: Any, *arguments: Any) -> Any:
+    def _program(self, key: _Key, *arguments: Any) -> Any:
         self.used.add(key)
         return self._kept(key, lambda: self._compile(key, *arguments))
 
-    def _compile(self, key: Any, *arguments: Any) -> Any:
+    def _compile(self, key: _Key, *arguments: Any) -> Any:
         """The program: on the CPU with merged loops, or as it is where XLA does not merge them."""
-        recipes, *_ = key
-        plain = any(isinstance(recipe, Whole) for recipe in recipes) or self.device.platform != "cpu"
+        plain = any(isinstance(recipe, Whole) for recipe in key.recipes) or self.device.platform != "cpu"
         if plain:
             return _jit(key, apart=False).lower(*arguments).compile()
         merged = _fusion.compile_merging(_jit(key, apart=True).lower(*arguments))
@@ -163,7 +172,7 @@ class Engine:
             return _programs[key]
 
 
-def _jit(key: Any, *, apart: bool) -> Any:
+def _jit(key: _Key, *, apart: bool) -> Any:
     def update(donated: Any, given: Any, numbers: Any) -> Any:
         return _update(donated, given, numbers, key=key, apart=apart)
 
@@ -172,14 +181,13 @@ def _jit(key: Any, *, apart: bool) -> Any:
     return jax.jit(update, donate_argnums=0, keep_unused=True)
 
 
-def _update(donated: Any, given: Any, numbers: Any, *, key: Any, apart: bool) -> tuple[list[Any], jax.Array]:
+def _update(donated: Any, given: Any, numbers: Any, *, key: _Key, apart: bool) -> tuple[list[Any], jax.Array]:
     """The parts' results, with shapes in place of numbers; and all numbers, one after the other."""
-    recipes, _, shapes, count, _ = key
-    ends = np.cumsum([count, *map(math.prod, shapes)])
+    ends = np.cumsum([key.shared, *map(math.prod, key.own)])
     shared, *own = jnp.split(jnp.asarray(numbers), ends[:-1])
     runs: list[Any] = [
-        recipe.run(shared, old, further, numbers.reshape(shape), apart=apart, alone=len(recipes) == 1)
-        for recipe, old, further, numbers, shape in zip(recipes, donated, given, own, shapes, strict=True)
+        recipe.run(shared, old, further, numbers.reshape(shape), apart=apart, alone=len(key.recipes) == 1)
+        for recipe, old, further, numbers, shape in zip(key.recipes, donated, given, own, key.own, strict=True)
     ]
     results = _segments.lockstep(runs)
     found = [x for result in results for x in result.numbers]
