@@ -24,6 +24,8 @@ from funcopt.torch_bridge._binding import Binding
 from funcopt.torch_bridge._matching import LoadReport
 from funcopt.torch_bridge._processes import STEPPING, refuse_forked
 from funcopt.torch_bridge._units import Entry, Place, Unit, value_of
+from funcopt.torch_bridge.engines import _choice
+from funcopt.torch_bridge.engines._choice import Choice, Wanted
 from funcopt.torch_bridge.store._store import Store
 
 Params = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
@@ -43,7 +45,7 @@ class _Scheduled(NamedTuple):
         return any(self.group.get(name) != value for name, value in self.written.items())
 
 
-_KEPT = ("config", "_step_supports_amp_scaling")
+_KEPT = ("config", "_step_supports_amp_scaling", "_wanted")
 """What copies keep beside groups and state; `config` is what funcopt.config keeps of how it built the optimizer."""
 
 
@@ -61,6 +63,8 @@ class TorchBridge(torch.optim.Optimizer):
         params: tensors, (name, tensor) pairs, or group dicts, as for any torch optimizer; on one device.
         transform: a factory whose arguments become group hyperparameters (`funcopt.adamw`, `optax.lion`, your own
             function that returns a chain), or a ready transformation, which has none.
+        engine: what updates the parameters: "xla", one compiled program, on devices that JAX has; "torch", torch's own
+            operations, on any device; or "auto", see `engine`.
         fused: whether `torch.amp.GradScaler` leaves unscaling to the program, as with torch's fused optimizers.
         **hyperparams: values for the factory's arguments: numbers, flags, or schedules, which are evaluated at the
             count of applied updates before each; `lr` also names optax's `learning_rate`. What is not given has the
@@ -90,6 +94,7 @@ class TorchBridge(torch.optim.Optimizer):
     _binding: Binding
     _scheduled: dict[int, _Scheduled]  # by the group's identity
     _held: Store | None  # None until the first step
+    _wanted: Wanted = "auto"
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "TorchBridge":
         del args, kwargs
@@ -99,11 +104,33 @@ class TorchBridge(torch.optim.Optimizer):
         self._held = None
         return self
 
-    def __init__(self, params: Params, transform: Transform, *, fused: bool = False, **hyperparams: Any) -> None:
+    def __init__(
+        self,
+        params: Params,
+        transform: Transform,
+        *,
+        engine: Wanted = "auto",
+        fused: bool = False,
+        **hyperparams: Any,
+    ) -> None:
         self._binding = Binding(transform, hyperparams)
+        self.engine = engine
         super().__init__(params, dict(self._binding.defaults))
         if fused:
             self._step_supports_amp_scaling = True
+
+    @property
+    def engine(self) -> Choice:
+        """The engine that updates the parameters, and why; can be set, at any time, to "auto", "xla" or "torch"."""
+        if self._held is not None and self._held.choice is not None:
+            return self._held.choice
+        return _choice.choose(self._wanted, [p for group in self.param_groups for p in group["params"]])
+
+    @engine.setter
+    def engine(self, wanted: Wanted) -> None:
+        _choice.check(type(self).__name__, wanted)
+        self._wanted = wanted
+        self._held = None
 
     @property
     def compilations(self) -> int:
@@ -244,7 +271,7 @@ class TorchBridge(torch.optim.Optimizer):
     def _store(self) -> Store:
         """Memory and engine, made when they are first needed."""
         if self._held is None:
-            self._held = Store(self._binding, fast=self.fast_path)
+            self._held = Store(self._binding, fast=self.fast_path, wanted=self._wanted)
         return self._held
 
     def _parameter(self, place: Place) -> torch.Tensor:
@@ -258,7 +285,7 @@ class TorchBridge(torch.optim.Optimizer):
             for i, group in enumerate(groups)
             for key, p in zip(_matching.keys_of(group), group["params"], strict=True)
         }
-        store = Store(self._binding, fast=self.fast_path)
+        store = Store(self._binding, fast=self.fast_path, wanted=self._wanted)
         store.read(groups)
         fitting = {}
         for place, entry in entries.items():

@@ -45,6 +45,16 @@ def jax_device(device: torch.device) -> Device:
     return found
 
 
+def has_jax_device(device: torch.device) -> bool:
+    """Whether JAX has a device that shares memory with one of torch's."""
+    if device.type == "cpu":
+        return True
+    try:
+        return device.type == "cuda" and (device.index or 0) < len(jax.devices("cuda"))
+    except RuntimeError:
+        return False
+
+
 def warn_if_memory_is_held(device: Device) -> None:
     """Warns if JAX's client took most of a GPU before the bridge could ask it not to."""
     stats = (device.memory_stats() or {}) if device.platform != "cpu" else {}
@@ -76,8 +86,9 @@ def borrow_as_jax(tensor: torch.Tensor) -> Any:
 
 
 def borrow_flat(tensor: torch.Tensor) -> np.ndarray:
-    """An array over the elements of a tensor on the CPU that has no gaps, as they lie; the caller keeps the tensor."""
+    """An array over the elements of a tensor on the CPU that has no gaps, as they lie."""
     buffer = (ctypes.c_char * (tensor.numel() * tensor.element_size())).from_address(tensor.data_ptr())
+    vars(buffer)["owner"] = tensor
     return np.frombuffer(buffer, jax_dtype(tensor.dtype))  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
@@ -129,11 +140,11 @@ def wait_for_torch(device: torch.device) -> None:
         torch.cuda.current_stream(device).synchronize()
 
 
-def copy_rows_to_jax(rows: torch.Tensor, values: torch.Tensor) -> RowSparse:
+def pad_rows(rows: torch.Tensor, values: torch.Tensor) -> RowSparse:
     """Values (n, *row) of n different rows, padded to a power of two: few sizes are ever compiled."""
     size = 1 << max(len(rows) - 1, 0).bit_length()
     indices = torch.full((size,), ABSENT, dtype=torch.int32, device=rows.device)
     indices[: len(rows)] = rows
     padded = values.new_zeros((size, *values.shape[1:]))
     padded[: len(rows)] = values
-    return RowSparse(borrow_as_jax(indices), borrow_as_jax(padded))
+    return RowSparse(indices, padded)  # pyright: ignore[reportArgumentType]  # of torch

@@ -16,6 +16,7 @@ _forked = False
 def _after_fork() -> None:
     global _forked
     _forked = xla_bridge.backends_are_initialized()
+    STEPPING._at_fork_reinit()  # pyright: ignore[reportAttributeAccessIssue]  # which a thread that is not here may have
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -526,6 +526,7 @@ def test_clear_errors() -> None:
             make()
 
 
+@pytest.mark.one_engine
 def test_what_looks_like_a_misspelt_hyperparameter_is_the_users_own() -> None:
     params = parameters()
     with pytest.warns(UserWarning, match="parameter group 1 has a field 'weigth_decay'; did you mean 'weight_decay'?"):

@@ -13,6 +13,8 @@ import funcopt
 from funcopt import TorchBridge
 from funcopt.torch_bridge import from_torch_state_dict, to_torch_state_dict
 
+pytestmark = pytest.mark.one_engine
+
 NAMES = ("stem.weight", "stem.bias", "head.weight")
 
 

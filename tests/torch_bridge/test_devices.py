@@ -43,6 +43,7 @@ class Device:
         return "cuda:0"
 
 
+@pytest.mark.one_engine
 def test_no_preallocation_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
@@ -70,10 +71,11 @@ def test_device_without_a_jax_counterpart() -> None:
         _buffers.jax_device(torch.device("cuda", 1))
 
 
+@pytest.mark.one_engine
 def test_parameters_without_memory() -> None:
-    """What has no gradient may be anywhere; what has one must be where JAX is."""
+    """XLA's engine: what has no gradient may be anywhere; what has one must be where JAX is."""
     params = [torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1, device="meta"))]
-    optimizer = TorchBridge(params, funcopt.sgd)
+    optimizer = TorchBridge(params, funcopt.sgd, engine="xla")
     params[0].grad = torch.ones(1)
     optimizer.step()
     params[1].grad = torch.ones(1, device="meta")

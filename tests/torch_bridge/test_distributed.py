@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 import torch.multiprocessing
@@ -10,6 +11,8 @@ from torch import distributed
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.nn.parallel import DistributedDataParallel
 from twins import ROUNDING, TWINS, batch, difference, make_model
+
+pytestmark = pytest.mark.one_engine
 
 PROCESSES = 2
 NAMES = ("SGD", "recipe")

@@ -14,8 +14,7 @@ import torch
 import funcopt
 from funcopt import TorchBridge
 from funcopt.torch_bridge._binding import Binding
-from funcopt.torch_bridge.engines import _xla
-from funcopt.torch_bridge.engines._xla import Engine
+from funcopt.torch_bridge.engines import _torch, _xla
 from funcopt.torch_bridge.store._block import Block
 from funcopt.torch_bridge.store._store import JOIN_UP_TO, Store
 from funcopt.torch_bridge.store._whole import WholePart
@@ -64,18 +63,24 @@ STAGES = {
     "reading groups": ((Store, "read"), (Store, "read")),
     "following the state": ((Block, "changes"), (WholePart, "__init__")),
     "lending memory": ((Block, "lend"), (WholePart, "lend")),
-    "before the kernel": ((Engine, "update"), (Engine, "update")),
+    "before the kernel": (("engine", "update"), ("engine", "update")),
 }
+
+
+def place(stage: Any, engine: str) -> tuple[Any, str]:
+    """A method, of the engine if it is one's."""
+    owner, name = stage
+    return ({"xla": _xla.Engine, "torch": _torch.Engine}[engine] if owner == "engine" else owner), name
 
 
 @pytest.mark.parametrize("stage", STAGES)
 @EACH_PATH
-def test_exception_before_the_kernel(stage: str, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exception_before_the_kernel(stage: str, fast: bool, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     params, bridge = make(fast)
     other_params, other = make(fast)
     before = snapshot(params, bridge)
     with monkeypatch.context() as patch:
-        patch.setattr(*STAGES[stage][not fast], raising)
+        patch.setattr(*place(STAGES[stage][not fast], engine), raising)
         with pytest.raises(FaultError):
             bridge.step()
     assert same(snapshot(params, bridge), before)
@@ -91,6 +96,7 @@ def test_exception_while_a_new_program_is_made(fast: bool, monkeypatch: pytest.M
     before = snapshot(params, bridge)
     bridge.param_groups[0]["maximize"] = True
     _xla.forget_programs()
+    _torch.forget_codes()
     with monkeypatch.context() as patch:
         patch.setattr(Binding, "build", raising)
         with pytest.raises(FaultError):
@@ -102,8 +108,8 @@ def test_exception_while_a_new_program_is_made(fast: bool, monkeypatch: pytest.M
 
 
 INTERRUPTED = {
-    "in the kernel": ((Engine, "update"), (Engine, "update"), False),
-    "after the kernel": ((Engine, "update"), (Engine, "update"), True),
+    "in the kernel": (("engine", "update"), ("engine", "update"), False),
+    "after the kernel": (("engine", "update"), ("engine", "update"), True),
     "before writing": ((Block, "store"), (WholePart, "store"), False),
     "after writing": ((Block, "store"), (WholePart, "store"), True),
 }
@@ -120,12 +126,14 @@ def sigint() -> Iterator[None]:
 @pytest.mark.usefixtures("sigint")
 @pytest.mark.parametrize("stage", INTERRUPTED)
 @EACH_PATH
-def test_interrupt_waits_for_the_end_of_the_update(stage: str, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_waits_for_the_end_of_the_update(
+    stage: str, fast: bool, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ctrl-C between kernel and write-back: the step is complete when it is heard."""
     params, bridge = make(fast)
     other_params, other = make(fast)
     *places, after = INTERRUPTED[stage]
-    owner, name = places[not fast]
+    owner, name = place(places[not fast], engine)
     original = getattr(owner, name)
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:

@@ -21,6 +21,8 @@ from funcopt.torch_bridge.engines import _fusion, _xla
 from funcopt.torch_bridge.engines._apart import compute_apart
 from funcopt.torch_bridge.store import _block
 
+pytestmark = pytest.mark.one_engine
+
 SHAPES = [(100, 400), (7,), (40_000,), (300, 200)]
 # The small one is in a block of its own, with room for others.
 ELEMENTS = 40_000 + _block.LEAST_ROWS * _block.WIDTHS[0] + 40_000 + 60_000

@@ -135,6 +135,7 @@ for step in range(10):
 """
 
 
+@pytest.mark.one_engine
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_killed_between_two_saves(tmp_path: Path) -> None:
     """Saved after step 5, killed inside step 7: the run that goes on from there ends where an undisturbed one does."""

@@ -14,6 +14,8 @@ import funcopt
 from funcopt import schedules
 from funcopt.torch_bridge import LRScheduler
 
+pytestmark = pytest.mark.one_engine
+
 STEPS = 60
 BASES = (0.05, 0.01)
 

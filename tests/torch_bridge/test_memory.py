@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.one_engine
+
 PRELUDE = f"""
 import copy, gc, itertools, os, random, sys, threading
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})

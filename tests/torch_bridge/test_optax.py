@@ -127,6 +127,7 @@ def test_argument_that_is_needed_while_tracing() -> None:
     fixed.step()
 
 
+@pytest.mark.one_engine
 def test_random_keys_in_the_state() -> None:
     """A checkpoint holds them as integers; the run goes on with the same noise."""
     ours, resumed = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))

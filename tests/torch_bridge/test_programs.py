@@ -59,6 +59,7 @@ def first_run(name: str) -> tuple[list[torch.nn.Parameter], Any]:
     return params, optimizer
 
 
+@pytest.mark.one_engine
 def test_compilations_are_counted() -> None:
     forget_programs()
     before = len(_compiled)
@@ -272,7 +273,9 @@ def test_large_parameters_that_grow_no_more_are_no_rows(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("name", ["Muon", "Adafactor"])
-def test_groups_that_are_added_to_recipes_in_their_own_shapes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_that_are_added_to_recipes_in_their_own_shapes(
+    name: str, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A program for all is made for the first divisions and for one that stays; between them there is one for each."""
     monkeypatch.setattr(_store, "QUIET_STEPS", 4)
 
@@ -291,6 +294,9 @@ def test_groups_that_are_added_to_recipes_in_their_own_shapes(name: str, monkeyp
         return params, programs
 
     (ours, programs), (theirs, _) = run(optim), run(torch.optim)
-    assert largest_difference(ours, theirs) <= ROUNDING
+    # torch adds the products of bfloat16 numbers in another order than its product of float32 ones: among many, one
+    # falls to the other side when the sum is rounded to bfloat16.
+    one_side = 0.02 * 2**-8 if (name, engine) == ("Muon", "torch") else 0.0
+    assert largest_difference(ours, theirs) <= ROUNDING + one_side
     # Three together, one for each of two shapes; then one together again.
     assert programs == [1, 2, 3, *[5] * 8, *[6] * 4]

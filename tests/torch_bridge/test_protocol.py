@@ -196,6 +196,7 @@ needs_fork = pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="no 
 
 
 @needs_fork
+@pytest.mark.one_engine
 def test_a_forked_process_steps_or_says_why_not() -> None:
     """XLA's threads are not in the child: whatever needs them would wait for ever."""
     done = run_python(FORKS)
@@ -220,6 +221,7 @@ print(difference(model, expected))
 
 
 @needs_fork
+@pytest.mark.one_engine
 def test_workers_of_a_data_loader_start_without_a_warning() -> None:
     done = run_python(LOADERS, "-W", "error")
     assert (done.returncode, done.stderr) == (0, "")

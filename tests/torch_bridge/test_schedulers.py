@@ -9,6 +9,8 @@ import torch
 from torch.optim import lr_scheduler
 from twins import ROUNDING, TWINS, Twin, difference, make_model, train
 
+pytestmark = pytest.mark.one_engine
+
 Make = Callable[[torch.optim.Optimizer], Any]
 
 

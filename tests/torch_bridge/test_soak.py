@@ -10,6 +10,8 @@ import pytest
 import torch
 from twins import ROUNDING, TWINS, difference, make_model, train
 
+pytestmark = pytest.mark.one_engine
+
 SOAK = """
 import gc, json, os, sys
 from pathlib import Path

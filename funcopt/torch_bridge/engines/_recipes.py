@@ -239,15 +239,34 @@ class Whole(_Keyed):
     def run(self, shared: Any, donated: Any, given: Any, own: Any, *, apart: bool, alone: bool) -> _segments.Run:
         """The update: new parameters and the state's leaves."""
         del apart, donated, own
-        numbers, due, grads, params, state = given
-        flat, treedef = jax.tree.flatten((grads, params, state))
+        numbers, due, *trees = given
+        flat, treedef = jax.tree.flatten(trees)
+        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in flat]
+        counts = shared.shape[0], numbers.shape[0], due.shape[0]
+        found, structure = self.trace(counts, treedef, shapes, totals=not alone)
+        scalars = [array[i] for array in (shared, numbers, due) for i in range(array.shape[0])]
+        leaves = yield from _segments.whole(found, [*scalars, *flat])
+        return _segments.Result(structure.unflatten(leaves), [])
+
+    def trace(
+        self, counts: tuple[int, int, int], treedef: Any, leaves: Sequence[Any], *, totals: bool
+    ) -> tuple[Traced, Any]:
+        """The update as traced, and the structure of its results: new parameters and state.
+
+        Args:
+            counts: numbers for all, of the groups, and flags of parameters that are due, none where all are.
+            treedef: of gradients, parameters and state.
+            leaves: theirs.
+            totals: whether there are other parts, which totals are of, too.
+        """
+        shared, numbers, due = counts
         structure = None
 
         def update(shared: list[Any], own: list[Any], arrays: list[Any]) -> Any:
             nonlocal structure
             grads, params, state = treedef.unflatten(arrays)
-            tx = self.build(own[: numbers.shape[0]])
-            own_due = own[numbers.shape[0] :]
+            tx = self.build(own[:numbers])
+            own_due = own[numbers:]
             old_params, old = self._tree(params), state
             full = self._given.unscale(self._tree(grads), shared)
             results = update_params(self._binding, tx, full, old, old_params, self._given.extra(shared))
@@ -257,18 +276,8 @@ class Whole(_Keyed):
             leaves, structure = jax.tree.flatten((new_params, new))
             return leaves, [], []
 
-        found = _segments.trace(
-            update,
-            shared.shape[0],
-            numbers.shape[0] + due.shape[0],
-            [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in flat],
-            by_rows=False,
-            totals=not alone,
-        )
-        scalars = [array[i] for array in (shared, numbers, due) for i in range(array.shape[0])]
-        leaves = yield from _segments.whole(found, [*scalars, *flat])
-        assert structure is not None
-        return _segments.Result(structure.unflatten(leaves), [])
+        found = _segments.trace(update, shared, numbers + due, leaves, by_rows=False, totals=totals)
+        return found, structure
 
     def build(self, numbers: Sequence[Any]) -> GradientTransformationExtraArgs:
         """The transformation of all groups."""

@@ -32,7 +32,7 @@ _NEUTRAL = {"reduce_sum": 0, "reduce_max": -jnp.inf, "reduce_min": jnp.inf}
 """What an element that is only there to fill a row counts as."""
 
 _ROWS_OF = {"reduce_sum": jnp.sum, "reduce_max": jnp.max, "reduce_min": jnp.min}
-_JOIN = {jnp.add: "reduce_sum", jnp.maximum: "reduce_max", jnp.minimum: "reduce_min"}
+JOIN = {jnp.add: "reduce_sum", jnp.maximum: "reduce_max", jnp.minimum: "reduce_min"}
 
 _KEEP_ELEMENTS_APART = frozenset(
     "abs acos acosh add add_any and asin asinh atan atan2 atanh broadcast_in_dim cbrt ceil clamp complex concatenate "  # noqa: SIM905
@@ -41,7 +41,7 @@ _KEEP_ELEMENTS_APART = frozenset(
     "or pow real reduce_precision rem reshape round rsqrt select_n sign sin sinh slice split sqrt square squeeze "
     "stop_gradient sub tan tanh xor".split()
 )
-_KEEP_ZERO = frozenset(
+KEEP_ZERO = frozenset(
     "abs add add_any broadcast_in_dim complex concatenate convert_element_type copy imag max min mul neg real sign "  # noqa: SIM905
     "slice square squeeze sub".split()
 )
@@ -168,7 +168,7 @@ def _check(traced: Traced, width: int) -> None:
         if eqn.effects and (of_elements or any(depends.get(id(var), 0) == OWN for var in eqn.invars)):
             raise NotByRows(f"{name} of an array")
         if eqn.primitive is _reduce_p:
-            if eqn.params["join"] not in _JOIN:
+            if eqn.params["join"] not in JOIN:
                 raise NotByRows("totals that are neither sums nor extrema")
             continue
         if not rows:
@@ -263,7 +263,7 @@ def run(
             own_total = []
             for var in eqn.invars:
                 value, axis = of_rows(var, known, depends)
-                own_total.append(value if axis is None else _ROWS_OF[_JOIN[eqn.params["join"]]](value, axis=0))
+                own_total.append(value if axis is None else _ROWS_OF[JOIN[eqn.params["join"]]](value, axis=0))
             results = yield own_total, eqn.params["join"]
         elif any(depends[id(var)] == ROW for var in eqn.outvars) or ROW in kinds:
             if id(eqn) not in partial:
@@ -372,7 +372,7 @@ def _zero_where_nothing_is(traced: Traced) -> set[int]:
         zero = [not isinstance(var, Literal) and id(var) in found for var in eqn.invars]
         others = [var for var, is_zero in zip(eqn.invars, zero, strict=True) if not is_zero]
         name = eqn.primitive.name
-        keeps = name in _KEEP_ZERO or (name == "integer_pow" and eqn.params["y"] > 0)
+        keeps = name in KEEP_ZERO or (name == "integer_pow" and eqn.params["y"] > 0)
         scaled = (name == "mul" and any(zero)) or (name == "div" and zero[0])
         if (zero and all(zero) and keeps) or (scaled and all(map(is_number, others))):
             found.update(map(id, eqn.outvars))

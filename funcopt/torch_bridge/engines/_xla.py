@@ -24,11 +24,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import torch
 
-from funcopt.torch_bridge._buffers import Device
+from funcopt.torch_bridge._buffers import Device, borrow_as_jax, borrow_as_torch, borrow_flat
 from funcopt.torch_bridge._processes import refuse_forked
-from funcopt.torch_bridge._units import Form, form_of
+from funcopt.torch_bridge._units import Form, array_like, form_of, plain_array
 from funcopt.torch_bridge.engines import _fusion, _recipes, _segments
+from funcopt.torch_bridge.engines._engine import Part, Updated
+from funcopt.torch_bridge.engines._memory import CopiedMemory, JaxMemory, Memory, writes_in_place
 from funcopt.torch_bridge.engines._recipes import Recipe, Whole
 
 _shape_of, _dtype_of = attrgetter("shape"), attrgetter("dtype")
@@ -38,24 +41,6 @@ MAX_PROGRAMS = 1024
 
 _programs: collections.OrderedDict[Any, Any] = collections.OrderedDict()
 _lock = threading.RLock()
-
-
-class Part(NamedTuple):
-    """Parameters that one recipe updates, and what it takes."""
-
-    recipe: Recipe
-    arrangement: Any  # what can be hashed, of the shapes and dtypes of what follows; the recipe may tell some of them
-    donated: Any  # a tree of arrays that results take the place of
-    given: Any  # a tree of arrays
-    own: np.ndarray  # float64 (segments, n), the segments' numbers
-    returned: int  # how many numbers come back
-
-
-class Updated(NamedTuple):
-    """What became of a part."""
-
-    arrays: Any  # a tree of arrays
-    numbers: np.ndarray  # float64, flat
 
 
 class _Key(NamedTuple):
@@ -75,6 +60,9 @@ class Engine:
         device: where.
     """
 
+    name = "xla"
+    takes_any_memory = False
+
     def __init__(self, device: Device) -> None:
         self.device = device
         self.used: set[Any] = set()  # the programs' keys
@@ -91,6 +79,31 @@ class Engine:
         refuse_forked()
         with jax.enable_x64(True), jax.default_device(self.device):
             yield
+
+    def memory(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Memory:
+        """Zeros: JAX's own where it overwrites them in place, otherwise torch's."""
+        if writes_in_place(self.device):
+            return JaxMemory(shape, dtype, self.device)
+        return CopiedMemory(shape, dtype, device)
+
+    def rows(self, segment: np.ndarray, filled: np.ndarray, width: int) -> _segments.Rows:
+        """Where the parameters of a block are."""
+        del width
+        return _segments.Rows(jnp.array(segment), jnp.array(filled))
+
+    def lend(self, tensor: torch.Tensor) -> Any:
+        """A tensor as an array over its memory."""
+        plain = tensor.dim() == 1 and tensor.device.type == "cpu" and tensor.is_contiguous()
+        return borrow_flat(tensor) if plain and not (tensor.is_conj() or tensor.is_neg()) else borrow_as_jax(tensor)
+
+    def tensor(self, array: Any) -> torch.Tensor:
+        """An array of a result as a tensor over its memory."""
+        return borrow_as_torch(plain_array(array))
+
+    def load(self, value: Any, like: Any, device: torch.device) -> Any:
+        """A value of a state as an array like that of a new one."""
+        del device
+        return array_like(value, like, self.device)
 
     def update(self, parts: Sequence[Part], shared: np.ndarray) -> list[Updated]:
         """One update of all parts, in which a total of one is that of all.

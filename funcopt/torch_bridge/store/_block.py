@@ -16,30 +16,16 @@ import numpy as np
 import torch
 
 from funcopt.torch_bridge._binding import Binding, ProgramClass
-from funcopt.torch_bridge._buffers import borrow_as_jax, borrow_flat, jax_dtype, torch_dtype
+from funcopt.torch_bridge._buffers import jax_dtype, torch_dtype
 from funcopt.torch_bridge._units import Entry, Unit, value_of
+from funcopt.torch_bridge.engines._engine import Engine, Part, Updated
+from funcopt.torch_bridge.engines._memory import NOTHING, Loan, Memory
 from funcopt.torch_bridge.engines._recipes import DUE, FRESH, ClassForm, Elementwise, Given
-from funcopt.torch_bridge.engines._segments import Rows
-from funcopt.torch_bridge.engines._xla import Engine, Part, Updated
-from funcopt.torch_bridge.store._memory import (
-    NOTHING,
-    Arrangement,
-    JaxMemory,
-    Loan,
-    Memory,
-    Numbers,
-    TorchMemory,
-    as_array,
-    is_movable,
-    lend,
-    round_up,
-    writes_in_place,
-)
+from funcopt.torch_bridge.store._memory import Arrangement, Numbers, is_movable, lend, round_up
 
 _address, _size = torch.Tensor.data_ptr, torch.Tensor.numel
 _stride: Callable[[torch.Tensor], tuple[int, ...]] = torch.Tensor.stride
 _dtype_of = attrgetter("dtype")
-_CPU = torch.device("cpu")
 
 WIDTHS = 64, 256, 1024
 """Elements of a row. Fewer make the numbers of a row weigh more, and more make small parameters longer."""
@@ -55,6 +41,7 @@ class Kind(NamedTuple):
 
     found: ProgramClass
     dtype: torch.dtype
+    device: torch.device  # where they are updated
 
 
 class Change(NamedTuple):
@@ -126,10 +113,41 @@ class Column(Held):
         self.views: list[torch.Tensor] = []  # the parameters' places in the memory
         self.away: set[int] = set()
 
-    def add(self, view: torch.Tensor) -> None:
-        """A further parameter's place."""
+    def add(self, arrangement: Arrangement, start: int, size: int) -> None:
+        """A further parameter's place.
+
+        Args:
+            arrangement: of its elements.
+            start: index of the first of them.
+            size: how many there are.
+        """
         self.add_one()
-        self.views.append(view)
+        self.views.append(arrangement.view(self.memory.tensor[start : start + size]))
+
+    def lend(self, due: Iterable[int]) -> Any:
+        """What the update takes, with the values of what is away."""
+        self._copy_in(due)
+        return self.memory.lend()
+
+    def store(self, result: Any, due: Iterable[int]) -> None:
+        """Takes the update's result over."""
+        self.memory.store(result)
+        self._copy_out(due)
+
+    def start(self, i: int, constant: float) -> None:
+        """Fills a place anew."""
+        self.views[i].fill_(constant)
+
+    def copy_of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """What `take` is to be given of values that may lie in this or another memory, which is written before."""
+        return tensor.detach().clone()
+
+    def take(
+        self, i: int, values: Any, tensor: torch.Tensor | None, own: Callable[[], Loan], *, same: bool = False
+    ) -> torch.Tensor:
+        """Takes values over, and makes the tensor that has them live in the memory: see `put`."""
+        self.views[i].copy_(values)
+        return self.put(i, tensor, own, same=same)
 
     def put(self, i: int, tensor: torch.Tensor | None, own: Callable[[], Loan], *, same: bool = False) -> torch.Tensor:
         """Makes a tensor live in the memory, which has its values already; a new one where there is none.
@@ -161,17 +179,63 @@ class Column(Held):
         super().drop(i)
         self.away.discard(i)
 
-    def copy_in(self, due: Iterable[int]) -> None:
+    def _copy_in(self, due: Iterable[int]) -> None:
         """Reads what is away."""
         found = [i for i in due if i in self.away] if self.away else []
         if found:
             _copy([self.views[i] for i in found], [self.held[i] for i in found])
 
-    def copy_out(self, due: Iterable[int]) -> None:
+    def _copy_out(self, due: Iterable[int]) -> None:
         """Writes what is away."""
         found = [i for i in due if i in self.away] if self.away else []
         if found:
             _copy([self.held[i] for i in found], [self.views[i] for i in found])
+
+
+class OwnColumn(Column):
+    """The same of a single parameter, for an engine that overwrites any memory: the tensors stay where they are."""
+
+    def __init__(self, memory: Memory) -> None:
+        super().__init__(memory)
+        self._lent: torch.Tensor | None = None  # what the user has, flat
+
+    def add(self, arrangement: Arrangement, start: int, size: int) -> None:
+        del start, size
+        self.add_one()
+        self._arrangement = arrangement
+
+    def start(self, i: int, constant: float) -> None:
+        self._give_up()
+        self.memory.tensor.fill_(constant)
+
+    def copy_of(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.detach() if self._fits(tensor) else super().copy_of(tensor)
+
+    def take(
+        self, i: int, values: Any, tensor: torch.Tensor | None, own: Callable[[], Loan], *, same: bool = False
+    ) -> torch.Tensor:
+        self._give_up()
+        if tensor is not None and self._fits(tensor):
+            self.away.discard(i)
+            self.lent[i] = NOTHING.held
+            self._lent = self._arrangement.flatten(tensor.detach())
+            return self.hold(i, tensor)
+        self.views = [self._arrangement.view(self.memory.tensor)]
+        return super().take(i, values, tensor, own, same=same)
+
+    def lend(self, due: Iterable[int]) -> Any:
+        return super().lend(due) if self._lent is None else self._lent
+
+    def _fits(self, tensor: torch.Tensor) -> bool:
+        memory = self.memory
+        plain = (tensor.dtype, tensor.device, tensor.layout) == (memory.dtype, memory.device, torch.strided)
+        if not plain or tensor.is_conj() or tensor.is_neg() or tuple(tensor.shape) != self._arrangement.shape:
+            return False
+        return self._arrangement.flatten(tensor.detach()).data_ptr() == tensor.data_ptr()
+
+    def _give_up(self) -> None:
+        """Lets go of memory that others may have by now, and of what the user had."""
+        self._lent, self.views, self.memory = None, [], self.memory.another()
 
 
 class Block:
@@ -183,8 +247,7 @@ class Block:
         size: rows that there is room for; of a single parameter its elements.
         segments: parameters that there is room for.
         width: elements of a row; None for a single parameter, which is no rows.
-        engine: where to compute.
-        torch_device: the same device as torch calls it.
+        engine: what updates them.
     """
 
     def __init__(
@@ -195,22 +258,21 @@ class Block:
         segments: int,
         width: int | None,
         engine: Engine,
-        torch_device: torch.device,
     ) -> None:
         self.joined, self.kind, self.form = width is not None, kind, form
-        self._device = torch_device
+        self._engine, self._device = engine, kind.device
         self._width = width or size
         self._rows = round_up(size, LEAST_ROWS) if self.joined else 1
         self._segments = round_up(segments, LEAST_SEGMENTS) if self.joined else 1
         shape = (self._rows, self._width) if self.joined else (size,)
         self._shape = shape
-        in_place = writes_in_place(engine.device)
 
-        def memory(dtype: torch.dtype) -> Memory:
-            return JaxMemory(shape, dtype, engine.device) if in_place else TorchMemory(shape, dtype, torch_device)
+        def column(dtype: torch.dtype) -> Column:
+            make = Column if self.joined or not engine.takes_any_memory else OwnColumn
+            return make(engine.memory(shape, dtype, kind.device))
 
-        self.param = Column(memory(kind.dtype))
-        self.arrays = {unit: Column(memory(torch_dtype(unit.dtype))) for unit in form.arrays}
+        self.param = column(kind.dtype)
+        self.arrays = {unit: column(torch_dtype(unit.dtype)) for unit in form.arrays}
         self._columns = (self.param, *self.arrays.values())
         # torch keeps numbers in its default dtype where that is wider.
         self._wide = torch.get_default_dtype() == torch.float64
@@ -240,7 +302,7 @@ class Block:
         self._next = 0  # row
         self._segment = np.zeros(self._rows, np.int32)
         self._filled = np.zeros(self._rows, np.int32)
-        self._where: Rows | None = None
+        self._where: Any = None
         self._grads: torch.Tensor | None = None
         self._borrowed_grads: Any = None
         self._grad_views: list[torch.Tensor] = []
@@ -272,7 +334,7 @@ class Block:
         self._strides.append(())
         self._starts.append(start)
         for column in self._columns:
-            column.add(arrangement.view(column.memory.tensor[start : start + p.numel()]))
+            column.add(arrangement, start, p.numel())
         for elements in self._elements.values():
             elements.add_one()
         if self.joined:
@@ -306,7 +368,8 @@ class Block:
     def takes(self, i: int) -> bool:
         """Whether a parameter still fits its place, wherever its memory is."""
         p = self.params[i]
-        return p.dtype == self.kind.dtype and Arrangement.of(p) == self._arrangements[i]
+        here = not self._engine.takes_any_memory or p.device == self.kind.device
+        return here and p.dtype == self.kind.dtype and Arrangement.of(p) == self._arrangements[i]
 
     # Following what the user did.
 
@@ -350,7 +413,7 @@ class Block:
                 continue
             values = self._read(entry, p, describe)
             copies = {unit: self._kept(unit, i, value) for unit, value in values.items()}
-            found.append(Change(i, p, entry, values, copies, p.detach().clone() if i in moved else None))
+            found.append(Change(i, p, entry, values, copies, self.param.copy_of(p) if i in moved else None))
         return found
 
     def taken(self, changes: Sequence["Change"]) -> list[torch.Tensor]:
@@ -436,7 +499,7 @@ class Block:
             return float(value)
         column = self.arrays[unit]
         here = column.holds(i, value) and i not in column.away
-        return None if here else torch.as_tensor(value).detach().clone()
+        return None if here else column.copy_of(torch.as_tensor(value))
 
     def _take(
         self,
@@ -454,20 +517,18 @@ class Block:
 
         self._is_noted = False
         if data is not None:
-            self.param.views[i].copy_(data)
-            self.param.put(i, p, own(self.param), same=True)
+            self.param.take(i, data, p, own(self.param), same=True)
         self._strides[i] = p.stride()
         (self._fresh.discard if values else self._fresh.add)(i)
         for (unit, column), constant in zip(self.arrays.items(), self.form.constants, strict=True):
             value, copy = values.get(unit), copies.get(unit)
             if value is None:
-                column.views[i].fill_(constant or 0.0)
+                column.start(i, constant or 0.0)
                 column.drop(i)
                 continue
             if copy is not None:
-                column.views[i].copy_(copy)  # pyright: ignore[reportArgumentType]
-                same = isinstance(value, torch.Tensor) and value.dtype == column.views[i].dtype
-                value = column.put(i, value if same else None, own(column))
+                same = isinstance(value, torch.Tensor) and value.dtype == torch_dtype(unit.dtype)
+                value = column.take(i, copy, value if same else None, own(column))
             if entry is not None and not unit.hidden:
                 entry[unit.name] = value
         for unit, numbers in self.numbers.items():
@@ -504,7 +565,7 @@ class Block:
             return
         for i in due:
             for column, constant in zip(self.arrays.values(), self.form.constants, strict=True):
-                column.views[i].fill_(constant or 0.0)
+                column.start(i, constant or 0.0)
             for numbers in self.numbers.values():
                 numbers.values[i] = 0.0
 
@@ -536,15 +597,13 @@ class Block:
         own[:, 2:start] = rows if len(rows) == 1 else rows[self.group_of]
         for j, numbers in enumerate(self.numbers.values(), start):
             own[:, j] = numbers.values
-        for column in self._columns:
-            column.copy_in(due)
         dtype = grads[0].dtype if len(grads) == 1 else widest(set(map(_dtype_of, grads)))
         if self._recipe[0] != (given, dtype):
-            found, own_dtype = self.kind
+            found, own_dtype, _ = self.kind
             dtypes = jax_dtype(own_dtype), jax_dtype(dtype)
             recipe = Elementwise(binding, found, *dtypes, given, joined=self.joined, wide=self._wide)
             self._recipe = (given, dtype), recipe
-        donated = [column.memory.lend() for column in self._columns]
+        donated = [column.lend(due) for column in self._columns]
         returned = self._segments * len(self.numbers) + len(self.form.shared)
         lent = self._lend_grads(due, grads, dtype), self._places()
         return Part(self._recipe[1], self._shape, donated, lent, own, returned)
@@ -559,9 +618,9 @@ class Block:
             if entry is not None:
                 self.numbers[unit].values[i] = float(entry[unit.name])
 
-    def _places(self) -> Rows | None:
+    def _places(self) -> Any:
         if self.joined and self._where is None:
-            self._where = Rows(as_array(self._segment), as_array(self._filled))
+            self._where = self._engine.rows(self._segment, self._filled, self._width)
         return self._where
 
     def _lend_grads(self, due: Sequence[int], grads: Sequence[torch.Tensor], dtype: torch.dtype) -> Any:
@@ -575,11 +634,11 @@ class Block:
             return self._lend_one(grads[0])
         if self._grads is None or self._grads.dtype != dtype:
             self._grads = torch.zeros(self._shape, dtype=dtype, device=self._device)
-            self._borrowed_grads = borrow_as_jax(self._grads)
+            self._borrowed_grads = self._engine.lend(self._grads)
             flat = self._grads.view(-1)
             self._grad_views = [
-                arrangement.view(flat[start : start + view.numel()])
-                for arrangement, start, view in zip(self._arrangements, self._starts, self.param.views, strict=True)
+                arrangement.view(flat[start : start + size])
+                for arrangement, start, size in zip(self._arrangements, self._starts, self._sizes, strict=True)
             ]
         views = self._grad_views if len(due) == len(self._grad_views) else [self._grad_views[i] for i in due]
         _copy(views, list(grads))
@@ -592,22 +651,17 @@ class Block:
         )
 
     def _lend_one(self, grad: torch.Tensor) -> Any:
-        view = self.param.views[0]
-        if grad.shape != view.shape:
+        if grad.shape != self._arrangements[0].shape:
             raise RuntimeError(self._wrong_shape(0, grad))
-        is_plain = grad.device == self._device == _CPU and not (grad.is_conj() or grad.is_neg())
-        if is_plain and grad.stride() == view.stride():
-            return borrow_flat(grad)
         flat = self._arrangements[0].flatten(grad)
-        return borrow_as_jax(flat if flat.device == self._device else flat.to(self._device))
+        return self._engine.lend(flat if flat.device == self._device else flat.to(self._device))
 
     def store(
         self, result: Updated, state: Any, shared: Mapping[str, torch.Tensor], *, again: bool
     ) -> list[torch.Tensor]:
         """Takes the update's results over, and gives new parameters their entries; returns what was written."""
         for column, array in zip(self._columns, result.arrays, strict=True):
-            column.memory.store(array)
-            column.copy_out(self._due)
+            column.store(array, self._due)
         own = self._segments * len(self.numbers)
         if self.numbers:
             new, which = result.numbers[:own].reshape(self._segments, -1), self._which()

@@ -1,29 +1,16 @@
-"""Memory that torch and the compiled update share.
+"""Tensors in an engine's memory: which can move there, and what they are then."""
 
-On the CPU it is JAX's own, which an elementwise update overwrites in place (XLA donates it), and the parameters and
-their state live in it. On a GPU it is torch's, which results are copied into.
-
-Tensors over JAX's memory: XLA must not know of them, or it would not write in place, so they are made from the bare
-address. The memory lives as long as any tensor on it, since torch's storage refers to the array's owner. An array whose
-update failed half-way is gone, and with it the memory; so what may fail (`jax_debug_nans`) is switched off there, and a
-program that needs memory of its own is not given this one.
-"""
-
-import ctypes
 import functools
 import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import torch
 from torch.multiprocessing.reductions import reduce_storage
 
-from funcopt.torch_bridge._buffers import Device, borrow_as_jax, borrow_as_torch, copy_to_jax
+from funcopt.torch_bridge.engines._memory import Loan, over
 
 
 class Arrangement(NamedTuple):
@@ -64,92 +51,6 @@ def memory_order(tensor: torch.Tensor) -> tuple[int, ...]:
     return order if tensor.permute(order).is_contiguous() else _as_they_are(tensor.dim())
 
 
-class JaxMemory:
-    """Zeros that JAX owns and updates in place."""
-
-    def __init__(self, shape: Sequence[int], dtype: torch.dtype, device: Device) -> None:
-        self._dtype = dtype
-        self._owner = _Owner(copy_to_jax(torch.zeros(tuple(shape), dtype=dtype), device))
-        self.tensor = self.elements(0, self._owner.array.size).tensor
-
-    def elements(self, start: int, stop: int) -> "Loan":
-        """Some of the memory as a tensor with a storage of its own."""
-        return _over(self._owner, self._owner.address, self._owner.array.nbytes, self._dtype, start, stop)
-
-    def lend(self) -> jax.Array:
-        """The array, as the update takes it."""
-        return self._owner.array
-
-    def store(self, result: jax.Array) -> None:
-        """Takes the update's result over."""
-        if result.unsafe_buffer_pointer() == self._owner.address:
-            self._owner.array = result
-        else:  # somebody held the array, so that XLA left it alone: the old memory is still there, with tensors on it
-            self.tensor.copy_(borrow_as_torch(result).reshape(-1))
-
-
-class _Owner:
-    """Holds the array that currently stands for the memory at an address."""
-
-    def __init__(self, array: jax.Array) -> None:
-        self.array = array
-        self.address = array.unsafe_buffer_pointer()
-
-
-class Loan(NamedTuple):
-    """Memory in the user's hands."""
-
-    tensor: torch.Tensor
-    held: Callable[[], object]  # what is not None as long as any tensor over it lives
-
-    def map(self, view: Callable[[torch.Tensor], torch.Tensor]) -> "Loan":
-        """The same memory in another shape; a tensor of its own, and not a view, which could not move."""
-        return self._replace(tensor=view(self.tensor).data)
-
-
-def _over(owner: Any, address: int, nbytes: int, dtype: torch.dtype, start: int, stop: int) -> Loan:
-    if start == stop:
-        return NOTHING._replace(tensor=torch.empty(0, dtype=dtype))
-    buffer = (ctypes.c_char * nbytes).from_address(address)
-    vars(buffer)["owner"] = owner  # torch's storage keeps the buffer, and the buffer what owns the memory
-    tensor = torch.frombuffer(buffer, dtype=dtype, count=stop - start, offset=start * dtype.itemsize)
-    return Loan(tensor, weakref.ref(buffer))
-
-
-NOTHING = Loan(torch.empty(0), lambda: None)
-"""Memory that nobody has, or of which nobody can tell."""
-
-
-@functools.cache
-def writes_in_place(device: Device) -> bool:
-    """Whether a donated array's result is at its address: on the CPU it always was, and nothing promises it."""
-    if device.platform != "cpu":
-        return False
-    array = copy_to_jax(torch.zeros(1024), device)
-    address = array.unsafe_buffer_pointer()
-    return jax.jit(jnp.negative, donate_argnums=0)(array).unsafe_buffer_pointer() == address
-
-
-class TorchMemory:
-    """Zeros that torch owns."""
-
-    def __init__(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
-        self._whole = torch.zeros(tuple(shape), dtype=dtype, device=device)
-        self.tensor = self._whole.view(-1)
-
-    def elements(self, start: int, stop: int) -> Loan:
-        """Some of the memory; who has it, torch does not tell, since all of it is one storage."""
-        return NOTHING._replace(tensor=self.tensor[start:stop])
-
-    def lend(self) -> Any:
-        """The array, as the update takes it."""
-        return borrow_as_jax(self._whole)
-
-    def store(self, result: jax.Array) -> None:
-        """Takes the update's result over."""
-        self._whole.copy_(borrow_as_torch(result))
-
-
 class Numbers:
     """One number for each of some parameters: an array of NumPy's, and tensors over its elements."""
 
@@ -160,11 +61,8 @@ class Numbers:
     def element(self, index: int) -> Loan:
         """One number as a tensor of shape () with a storage of its own."""
         values = self.values
-        loan = _over(values, values.ctypes.data, values.nbytes, self._dtype, index, index + 1)
+        loan = over(values, values.ctypes.data, values.nbytes, self._dtype, index, index + 1)
         return loan.map(lambda tensor: tensor.view(()))
-
-
-Memory = JaxMemory | TorchMemory
 
 
 class _Lent(torch.UntypedStorage):
@@ -250,8 +148,3 @@ def round_up(number: int, least: int) -> int:
         return least
     step = max(1, (1 << (number - 1).bit_length()) // 16) if number > 16 * least else 1 << (number - 1).bit_length()
     return -(-number // step) * step
-
-
-def as_array(values: np.ndarray) -> jax.Array:
-    """A JAX array with these values."""
-    return jnp.array(values)

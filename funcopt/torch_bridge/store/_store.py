@@ -21,9 +21,11 @@ from funcopt.torch_bridge._binding import Binding, ProgramClass
 from funcopt.torch_bridge._buffers import jax_dtype
 from funcopt.torch_bridge._matching import keys_of
 from funcopt.torch_bridge._units import Unit
+from funcopt.torch_bridge.engines import _torch, _xla
+from funcopt.torch_bridge.engines._choice import Choice, Wanted, choose
+from funcopt.torch_bridge.engines._engine import Engine, Part
 from funcopt.torch_bridge.engines._recipes import Given, Whole, class_form
 from funcopt.torch_bridge.engines._segments import NotByRows
-from funcopt.torch_bridge.engines._xla import Engine, Part
 from funcopt.torch_bridge.store._block import Block, Kind, rows_of, width_for
 from funcopt.torch_bridge.store._whole import Member, WholePart
 
@@ -110,7 +112,7 @@ def _tied(work: Sequence[_Work], whole: Sequence[Member]) -> frozenset[torch.Ten
     found = []
     for p in params:
         place = p.device.type, p.data_ptr()
-        if p.numel() and place in seen:
+        if p.data_ptr() and place in seen:
             found.append(p)
         seen.add(place)
     return frozenset(found)
@@ -122,11 +124,14 @@ class Store:
     Args:
         binding: what to run.
         fast: whether an elementwise recipe gets joined parameters.
+        wanted: which engine.
     """
 
-    def __init__(self, binding: Binding, *, fast: bool) -> None:
+    def __init__(self, binding: Binding, *, fast: bool, wanted: Wanted = "auto") -> None:
         self._binding = binding
         self._fast = fast
+        self._wanted: Wanted = wanted
+        self.choice: Choice | None = None  # of the engine, once there is one
         self._engine: Engine | None = None
         self._device = torch.device("cpu")
         self._slots: dict[torch.Tensor, Slot] = {}
@@ -310,10 +315,11 @@ class Store:
         work = self._work(repeat, only)
         gone = self._let_go(work)
         whole: list[Member] = []
-        due = [p for p in self._loose if p.grad is not None and self._repeats[p] > repeat] if self._loose else []
-        due = due if only is None else [p for p in due if p in only]
+        due = self._due_loose(repeat, only)
         if due:
-            self._engine_for(due)
+            before = self._engine
+            if before is not self._engine_for(due):
+                due = self._due_loose(repeat, only)
             whole = self._give_places(due)
         if due or gone:
             work = self._work(repeat, only)
@@ -370,6 +376,13 @@ class Store:
         if later:
             self._update(state, given, numbers, repeat, check, later)
         return True
+
+    def _due_loose(self, repeat: int, only: frozenset[torch.Tensor] | None) -> list[torch.Tensor]:
+        """Parameters without a place that have a gradient."""
+        if not self._loose:
+            return []
+        due = [p for p in self._loose if p.grad is not None and self._repeats[p] > repeat]
+        return due if only is None else [p for p in due if p in only]
 
     def _work(self, repeat: int, only: frozenset[torch.Tensor] | None) -> list[_Work]:
         """The blocks of which any parameter, or any of some, has a gradient."""
@@ -454,20 +467,34 @@ class Store:
     # Places.
 
     def _engine_for(self, params: Sequence[torch.Tensor]) -> Engine:
-        if self._engine is None:
-            sizes = Counter[torch.device]()
-            for p in params:
-                sizes[p.device] += 1 + p.numel()
-            # Parameters on other devices are copied to the one that has the most, and back.
-            self._device = max(sizes, key=sizes.__getitem__)
-            devices = {device: _buffers.jax_device(device) for device in sizes}
-            self._engine = Engine(devices[self._device])
+        choice = choose(self._wanted, params)
+        if self._engine is not None and (self._wanted != "auto" or choice.name in ("xla", self._engine.name)):
+            return self._engine
+        self.choice = choice
+        if self._engine is not None:  # which cannot take these
+            self._take_out([*self._slots])
+        if choice.name == "torch":
+            self._engine = _torch.Engine()
+            return self._engine
+        sizes = Counter[torch.device]()
+        for p in params:
+            sizes[p.device] += 1 + p.numel()
+        # XLA computes on one device: parameters on others are copied to the one that has the most, and back.
+        self._device = max(sizes, key=sizes.__getitem__)
+        devices = {device: _buffers.jax_device(device) for device in sizes}
+        self._engine = _xla.Engine(devices[self._device])
         return self._engine
+
+    def _device_of(self, p: torch.Tensor) -> torch.device:
+        """Where a parameter is updated."""
+        assert self._engine is not None
+        return p.device if self._engine.takes_any_memory else self._device
 
     def _give_places(self, due: Sequence[torch.Tensor]) -> list[Member]:
         """Gives parameters their places; returns those that are updated in their own shapes."""
-        for device in {p.device for p in due}:
-            _buffers.jax_device(device)
+        if not self._engine_for(due).takes_any_memory:
+            for device in {p.device for p in due}:
+                _buffers.jax_device(device)
         whole: list[Member] = []
         joined: dict[Kind, list[torch.Tensor]] = {}
         sizes = tuple(sorted(p.numel() for p in due if p.numel() > JOIN_UP_TO))
@@ -476,7 +503,7 @@ class Store:
             self._growing = sizes not in known and len(known) >= MAX_SIZES
             known.update([] if self._growing else [sizes])
         for p in due:
-            kind = Kind(self._seen[self._group_of[p]].found, p.dtype)
+            kind = Kind(self._seen[self._group_of[p]].found, p.dtype, self._device_of(p))
             grad: Any = p.grad
             if grad.layout != torch.strided or not self._by_rows(kind):
                 whole.append(self._member(p))
@@ -519,7 +546,7 @@ class Store:
         assert self._engine is not None
         with self._engine.precision():
             form = class_form(self._binding, kind.found, jax_dtype(kind.dtype))
-            return Block(form, kind, size, segments, width, self._engine, self._device)
+            return Block(form, kind, size, segments, width, self._engine)
 
     def _settle(self, block: Block, params: Sequence[torch.Tensor]) -> None:
         for p in params:
@@ -544,7 +571,11 @@ class Store:
             sparse = member.grad is not None and member.grad.layout != torch.strided
             can_be = sparse or len(self._divisions) > MAX_DIVISIONS
             (single if can_be and self._is_independent(member.group) else together).append(member)
-        joint = [self._whole_part(self._with_missing(together), given)] if together else []
+        # One for each device that computes.
+        joined: dict[torch.device, list[Member]] = {}
+        for member in self._with_missing(together) if together else ():
+            joined.setdefault(self._device_of(member.param), []).append(member)
+        joint = [self._whole_part(own, given) for own in joined.values()]
         self._divisions.update(part.recipe for part in joint)
         return joint, [self._whole_part([member._replace(key=0)], given) for member in single]
 
@@ -560,7 +591,8 @@ class Store:
         assert self._engine is not None
         found = [seen.found for seen in self._seen]
         numbers = [seen.numbers for seen in self._seen]
-        return WholePart(self._binding, members, found, numbers, given, self._engine, self._device)
+        device = self._device_of(members[0].param)
+        return WholePart(self._binding, members, found, numbers, given, self._engine, device)
 
     def _with_missing(self, members: list[Member]) -> list[Member]:
         """Parameters in the order of their groups; after many patterns with those whose gradients are missing."""
@@ -602,7 +634,7 @@ class Store:
         assert self._engine is not None
         numbers = next(seen.numbers for seen in self._seen if seen.found == block.kind.found)
         recipe = Whole(self._binding, [block.kind.found], [(0,)], Given(False, False))
-        param = np.zeros(1, jax_dtype(block.kind.dtype))
+        param = self._engine.lend(torch.zeros(1, dtype=block.kind.dtype))
         leaves = self._engine.init(recipe, np.array(numbers, np.float64), [param])
         value = dict(zip(block.form.form.units, leaves, strict=True))[unit]
         return torch.tensor(float(value), dtype=_buffers.torch_dtype(unit.dtype))
@@ -620,7 +652,7 @@ class Store:
     def units(self, group: int, p: torch.Tensor) -> list[Unit]:
         """What the state of a parameter consists of."""
         engine = self._engine_for([p])
-        kind = Kind(self._seen[group].found, p.dtype)
+        kind = Kind(self._seen[group].found, p.dtype, self._device_of(p))
         if self._by_rows(kind):
             with engine.precision():
                 form = class_form(self._binding, kind.found, jax_dtype(kind.dtype))

@@ -12,10 +12,10 @@ import torch
 
 from funcopt._rows import RowSparse
 from funcopt.torch_bridge._binding import Binding, ProgramClass
-from funcopt.torch_bridge._buffers import borrow_as_jax, borrow_as_torch, copy_rows_to_jax, jax_dtype, torch_dtype
-from funcopt.torch_bridge._units import Entry, Form, Unit, array_like, plain_array, value_of
+from funcopt.torch_bridge._buffers import jax_dtype, pad_rows, torch_dtype
+from funcopt.torch_bridge._units import Entry, Form, Unit, value_of
+from funcopt.torch_bridge.engines._engine import Engine, Part, Updated
 from funcopt.torch_bridge.engines._recipes import Given, Whole
-from funcopt.torch_bridge.engines._xla import Engine, Part, Updated
 
 
 class Member(NamedTuple):
@@ -36,8 +36,8 @@ class WholePart:
         classes: of all groups.
         numbers: of all groups.
         given: what goes beside.
-        engine: where to compute.
-        torch_device: the same device as torch calls it.
+        engine: what updates them.
+        device: where.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class WholePart:
         numbers: Sequence[tuple[float, ...]],
         given: Given,
         engine: Engine,
-        torch_device: torch.device,
+        device: torch.device,
     ) -> None:
         groups = sorted({member.group for member in members})
         self.members = [member for group in groups for member in members if member.group == group]
@@ -56,7 +56,7 @@ class WholePart:
         self._groups = groups
         self.recipe = Whole(binding, [classes[group] for group in groups], keys, given)
         self._numbers = np.array([number for group in groups for number in numbers[group]], np.float64)
-        self._engine, self._device = engine, torch_device
+        self._engine, self._device = engine, device
         self._index = {
             (i, member.key): j
             for i, group in enumerate(groups)
@@ -112,15 +112,16 @@ class WholePart:
         member, rows = self.members[j], self._rows[j]
         param = member.param.detach()
         if rows is not None:
-            return rows.lend(self._device)
+            return rows.lend(self._engine, self._device)
         if member.grad is None:
-            return np.zeros(tuple(param.shape), jax_dtype(param.dtype)), borrow_as_jax(param.to(self._device))
+            param = param.to(self._device)
+            return self._engine.lend(torch.zeros_like(param)), self._engine.lend(param)
         grad = member.grad.to(self._device)
         if grad.shape != param.shape:
             raise RuntimeError(
                 f"TorchBridge: a gradient must have its parameter's shape {tuple(param.shape)}, got {tuple(grad.shape)}"
             )
-        return borrow_as_jax(grad), borrow_as_jax(param.to(self._device))
+        return self._engine.lend(grad), self._engine.lend(param.to(self._device))
 
     def _leaf(
         self,
@@ -160,9 +161,9 @@ class WholePart:
         if unit.count is not None:
             return np.asarray(float(value)).astype(unit.dtype)
         if unit.is_key or unit.dtype == np.uint32:
-            return array_like(value, self._first_leaf(unit), self._engine.device)
+            return self._engine.load(value, self._first_leaf(unit), self._device)
         tensor = torch.as_tensor(value).to(device=self._device, dtype=torch_dtype(unit.dtype))
-        return borrow_as_jax(tensor)
+        return self._engine.lend(tensor)
 
     def _first_leaf(self, unit: Unit) -> Any:
         """What a new state has there."""
@@ -170,9 +171,12 @@ class WholePart:
             params = []
             for j, member in enumerate(self.members):
                 param = member.param.detach().to(self._device).reshape(self._shape(j))
-                params.append(borrow_as_jax(param))
+                params.append(self._engine.lend(param))
             leaves = self._engine.init(self.recipe, self._numbers, params)
-            self._first = dict(zip(self.form.units, leaves, strict=True))
+            self._first = {
+                unit: leaf if unit.count is None else np.asarray(float(leaf)).astype(unit.dtype)
+                for unit, leaf in zip(self.form.units, leaves, strict=True)
+            }
         return self._first[unit]
 
     def store(self, result: Updated, state: Any, shared: dict[str, torch.Tensor]) -> list[torch.Tensor]:
@@ -188,7 +192,7 @@ class WholePart:
             for unit, leaf in zip(self.form.units, leaves, strict=True):
                 if unit.place is None:
                     name = self._once(unit)
-                    shared[name] = _written(unit, leaf, shared.get(name), ())
+                    shared[name] = self._written(unit, leaf, shared.get(name), ())
                 else:
                     own.setdefault(self._index[unit.place], {})[unit] = leaf
             kept = any(unit.name != "step" for units in own.values() for unit in units)
@@ -200,31 +204,30 @@ class WholePart:
                 entry, rows = state[member.param], self._rows[j]
                 for unit, leaf in units.items():
                     shape = tuple(member.param.shape) if rows is not None and unit.shape == rows.shape else unit.shape
-                    entry[unit.name] = _written(unit, leaf, entry.get(unit.name), shape)
+                    entry[unit.name] = self._written(unit, leaf, entry.get(unit.name), shape)
         return [member.param for member in self.members if member.grad is not None]
 
     def _write(self, j: int, value: Any) -> None:
         param, rows = self.members[j].param, self._rows[j]
         if rows is not None:
-            rows.store(value)
+            rows.store(self._engine, value)
         else:
-            param.copy_(borrow_as_torch(value))
+            param.copy_(self._engine.tensor(value))
 
-
-def _written(unit: Unit, leaf: Any, old: Any, shape: tuple[int, ...]) -> Any:
-    """What an entry has for an array: the tensor that it had, if that fits, with the new values."""
-    if unit.count is int:
-        return int(leaf)
-    if unit.count is float:
-        dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
-        if isinstance(old, torch.Tensor) and old.shape == () and old.dtype.is_floating_point:
-            return old.fill_(float(leaf))
-        return torch.tensor(float(leaf), dtype=dtype)
-    new = borrow_as_torch(plain_array(leaf))
-    new = new.reshape(shape) if new.numel() == int(np.prod(shape)) else new
-    if isinstance(old, torch.Tensor) and old.shape == new.shape and old.dtype == new.dtype:
-        return old.copy_(new)
-    return new.clone()
+    def _written(self, unit: Unit, leaf: Any, old: Any, shape: tuple[int, ...]) -> Any:
+        """What an entry has for an array: the tensor that it had, if that fits, with the new values."""
+        if unit.count is int:
+            return int(leaf)
+        if unit.count is float:
+            dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+            if isinstance(old, torch.Tensor) and old.shape == () and old.dtype.is_floating_point:
+                return old.fill_(float(leaf))
+            return torch.tensor(float(leaf), dtype=dtype)
+        new = self._engine.tensor(leaf)
+        new = new.reshape(shape) if new.numel() == int(np.prod(shape)) else new
+        if isinstance(old, torch.Tensor) and old.shape == new.shape and old.dtype == new.dtype:
+            return old.copy_(new)
+        return new.clone()
 
 
 class _SparseRows:
@@ -242,23 +245,24 @@ class _SparseRows:
             flat = flat * param.shape[axis] + indices
         self._indices, self._values = flat, values
 
-    def lend(self, device: torch.device) -> tuple[Any, Any]:
+    def lend(self, engine: Engine, device: torch.device) -> tuple[Any, Any]:
         """The rows of the gradient, and those of the parameter."""
         own = self._view().index_select(0, self._indices.to(self._param.device)).to(device)
         rows = self._indices.to(device)
-        return copy_rows_to_jax(rows, self._values.to(device)), copy_rows_to_jax(rows, own)
+        found = pad_rows(rows, self._values.to(device)), pad_rows(rows, own)
+        return tuple(RowSparse(engine.lend(x.indices), engine.lend(x.values)) for x in found)  # pyright: ignore
 
     def _view(self) -> torch.Tensor:
         return self._param.detach().reshape(self.shape)
 
-    def store(self, result: Any) -> None:
+    def store(self, engine: Engine, result: Any) -> None:
         """Writes the new rows; or a dense update of all of them."""
         param = self._param.detach()
         if isinstance(result, RowSparse):
-            values = borrow_as_torch(result.values)[: len(self._indices)]
+            values = engine.tensor(result.values)[: len(self._indices)]
             view = self._view()
             view.index_copy_(0, self._indices.to(param.device), values.to(param.device))
             if view.data_ptr() != param.data_ptr():
                 param.copy_(view.view(param.shape))
         else:
-            param.add_(borrow_as_torch(result).to(param.device).view(param.shape))
+            param.add_(engine.tensor(result).to(param.device).view(param.shape))

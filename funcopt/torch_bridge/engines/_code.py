@@ -1,0 +1,408 @@
+"""Operations as functions of torch: over chunks of flat memory in place, or of whole tensors."""
+
+import linecache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from funcopt.torch_bridge._buffers import torch_dtype
+from funcopt.torch_bridge.engines._lowering import TOTAL, Operand, split
+from funcopt.torch_bridge.engines._operations import (
+    MANY,
+    NAMESPACE,
+    TORCH,
+    VIEWS,
+    Call,
+    Constant,
+    Context,
+    Op,
+    Value,
+    name_of,
+    number,
+)
+from funcopt.torch_bridge.engines._operations import Operand as Name
+
+
+class Scratch(NamedTuple):
+    """Memory for what is neither an argument nor a result, beside each chunk."""
+
+    dtype: torch.dtype
+    rest: tuple[int, ...]  # shape behind the first dimension
+
+
+class _Writer:
+    """Names of values, and lines."""
+
+    def __init__(self, *, lanes: bool) -> None:
+        self.names: dict[Value, Name] = {}
+        self.lines: list[str] = []
+        self.first: list[str] = []  # lines that come once
+        self.constants: list[Constant] = []
+        self._wrapped: dict[tuple[str, str], str] = {}
+        self._count = 0
+        self.context = Context(self._tensor, lanes)
+
+    def new(self, value: Value, letter: str = "v") -> Name:
+        """A name for a value."""
+        self._count += 1
+        name = Name(f"{letter}{self._count}")
+        self.names[value] = name
+        return name
+
+    def name(self, x: Operand) -> Name:
+        """What an operand is called."""
+        if isinstance(x, Value):
+            return self.names[x]
+        if not x.shape:
+            return Name(number(x.value), is_number=True)
+        if not any(x is known for known in self.constants):
+            self.constants.append(x)
+        return Name(f"c{next(i for i, known in enumerate(self.constants) if known is x)}")
+
+    def _tensor(self, name: Name, dtype: Any) -> str:
+        if not name.is_number:
+            return name.text
+        key = name.text, name_of(dtype)
+        if key not in self._wrapped:
+            self._wrapped[key] = f"w{len(self._wrapped)}"
+            self.first.append(f"{self._wrapped[key]} = torch.scalar_tensor({key[0]}, dtype={key[1]}, device=device)")
+        return self._wrapped[key]
+
+    def call(self, op: Op) -> Call:
+        """The call of an operation on what its operands are called."""
+        own = [self.name(x) for x in op.inputs]
+        return (TORCH.get(op.name) or MANY[op.name])(op, self.context, own)
+
+    def assign(self, op: Op) -> None:
+        """A line that gives an operation's results their names."""
+        call = self.call(op)
+        names = [self.new(value).text for value in op.outputs]
+        if op.name in MANY:
+            names[-1] += ","
+        self.lines.append(f"{', '.join(names)} = {call}")
+
+
+_sources = 0
+
+
+def _function(source: str, constants: Sequence[Constant]) -> Callable[..., Any]:
+    """Makes a function of source that defines `run`; the source is there in tracebacks and to be read."""
+    global _sources
+    _sources += 1
+    name = f"<funcopt {_sources}>"
+    namespace: dict[str, Any] = dict(NAMESPACE)
+    if constants:
+        namespace["_constants"] = [x.value for x in constants]
+        namespace["_constant"] = _constant
+    exec(compile(source, name, "exec"), namespace)
+    linecache.cache[name] = len(source), None, source.splitlines(keepends=True), name
+    return namespace["run"]
+
+
+def _constant(value: np.ndarray, device: Any) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(value)).to(device)
+
+
+def _indented(lines: Iterable[str], by: int = 1) -> str:
+    return "".join(f"{'    ' * by}{line}\n" for line in lines)
+
+
+def _unpacked(names: Sequence[str], source: str) -> list[str]:
+    return [f"{', '.join(names)}, = {source}"] if names else []
+
+
+def _numbers(writer: _Writer, numbers: Sequence[Value]) -> list[str]:
+    """Names for numbers of Python's, which come as floats; and the lines that make them what they are."""
+    lines = []
+    for i, value in enumerate(numbers):
+        writer.names[value] = Name(f"h{i}", is_number=True)
+        if value.dtype.kind in "iub":
+            lines.append(f"h{i} = {'bool' if value.dtype.kind == 'b' else 'int'}(h{i})")
+    return lines
+
+
+class Chunked(NamedTuple):
+    """A function `run(chunks, numbers, totals, device)` that updates chunks in place.
+
+    A chunk is a tuple of the arguments' parts and of scratch memory of the same length. What it returns of each chunk
+    is a tuple of scalars, beside those that are made once.
+    """
+
+    run: Callable[..., Any]
+    scratch: list[Scratch]
+    source: str
+
+
+def chunked(
+    ops: Sequence[Op],
+    arrays: Sequence[Value],
+    into: Mapping[int, Value],
+    outputs: Sequence[Operand],
+    numbers: Sequence[Value],
+    totals: Sequence[Value],
+) -> Chunked:
+    """Writes operations down as a loop over chunks.
+
+    Args:
+        ops: what to do, on arrays whose first dimension is that of the elements, and on scalars.
+        arrays: the arguments.
+        into: by index among `outputs` the argument whose place a result takes; the others are scalars, which are
+            returned.
+        outputs: the results.
+        numbers: arguments that are numbers of Python's.
+        totals: arguments that are scalars on the device.
+    """
+    writer = _Writer(lanes=True)
+    converted = _numbers(writer, numbers)
+    for i, value in enumerate(arrays):
+        writer.names[value] = Name(f"a{i}")
+    for i, value in enumerate(totals):
+        writer.names[value] = Name(f"t{i}")
+    once, ops = _once(ops, arrays)
+    for op in once:
+        writer.assign(op)
+    once_lines, writer.lines = writer.lines, []
+    registers = _Registers(writer, ops, arrays, into, outputs)
+    for i, op in enumerate(ops):
+        registers.write(i, op)
+    registers.put_back(outputs, into)
+    made_once = {x for op in once for x in op.outputs} | {*numbers, *totals}
+    returned = [outputs[k] for k in range(len(outputs)) if k not in into]
+    of_chunks = [x for x in returned if isinstance(x, Value) and x not in made_once]
+    single = [x for x in returned if not (isinstance(x, Value) and x not in made_once)]
+    if of_chunks:
+        writer.lines.append(f"found.append(({', '.join(str(writer.name(x)) for x in of_chunks)},))")
+    loop = [*(f"a{i}" for i in range(len(arrays))), *(f"s{i}" for i in range(len(registers.scratch)))]
+    head = [
+        *_unpacked([f"h{i}" for i in range(len(numbers))], "numbers"),
+        *converted,
+        *_unpacked([f"t{i}" for i in range(len(totals))], "totals"),
+        *writer.first,
+        *(f"c{i} = _constant(_constants[{i}], device)" for i in range(len(writer.constants))),
+        *once_lines,
+        "found = []",
+        f"for {', '.join(loop)}, in chunks:",
+    ]
+    tail = f"return found, ({''.join(f'{writer.name(x)}, ' for x in single)})"
+    body = _indented(writer.lines or ["pass"], 2)
+    source = f"def run(chunks, numbers, totals, device):\n{_indented(head)}{body}{_indented([tail])}"
+    return Chunked(_function(source, writer.constants), registers.scratch, source)
+
+
+def _once(ops: Sequence[Op], arrays: Sequence[Value]) -> tuple[list[Op], list[Op]]:
+    """What does not depend on arrays, and the rest."""
+    depends, once, rest = set(arrays), [], []
+    for op in ops:
+        if any(x in depends for x in op.inputs):
+            depends.update(op.outputs)
+            rest.append(op)
+        else:
+            once.append(op)
+    return once, rest
+
+
+class _Registers:
+    """Where results are put: into the memory that they are to end in, or scratch that is used again.
+
+    Everything treats each element alone, so a result may take the place of an operand that is not read any more.
+    """
+
+    def __init__(
+        self,
+        writer: _Writer,
+        ops: Sequence[Op],
+        arrays: Sequence[Value],
+        into: Mapping[int, Value],
+        outputs: Sequence[Operand],
+    ) -> None:
+        self._writer = writer
+        self.scratch: list[Scratch] = []
+        self._free: list[int] = []
+        self._in_scratch: dict[Value, int] = {}
+        self._taken: dict[Value, Value] = {}  # by argument: what was put into its memory
+        end = len(ops)
+        self._last: dict[Value, int] = {}
+        self._last_view: dict[Value, int] = {}  # of an argument or result: when a view of it is read
+        self._base: dict[Value, Value] = {}
+        for i, op in enumerate(ops):
+            for x in op.inputs:
+                if isinstance(x, Value):
+                    self._last[x] = i
+            if op.name in VIEWS and isinstance(op.inputs[0], Value):
+                base = self._base.get(op.inputs[0], op.inputs[0])
+                self._base.update(dict.fromkeys(op.outputs, base))
+        for x in outputs:
+            if isinstance(x, Value):
+                self._last[x] = end
+        for view, base in self._base.items():
+            self._last_view[base] = max(self._last_view.get(base, -1), self._last.get(view, -1))
+        # The argument in whose memory a value is to be; also of what only leads to that value.
+        self._to: dict[Value, Value] = {}
+        for k, argument in into.items():
+            x = outputs[k]
+            if isinstance(x, Value) and x not in arrays:
+                self._to.setdefault(x, argument)
+        made = {op.out for op in ops}
+        for i in range(end - 1, -1, -1):
+            op = ops[i]
+            argument = self._to.get(op.out)
+            if argument is None or op.name in VIEWS:
+                continue
+            for x in op.inputs:
+                if not isinstance(x, Value) or x not in made or x in self._to:
+                    continue
+                if self._last[x] == i and _alike(x, argument):
+                    self._to[x] = argument
+                    break
+
+    def write(self, i: int, op: Op) -> None:
+        """The line of an operation."""
+        call = self._writer.call(op)
+        is_convert = op.name == "convert_element_type"
+        if op.name in MANY or not (call.has_out or is_convert) or not _is_plain(op):
+            self._writer.assign(op)
+            self._release(i, op)
+            return
+        place = self._place(i, op)
+        name = self._writer.names[op.out] = Name(place)
+        if is_convert:
+            self._writer.lines.append(f"{name}.copy_({self._writer.name(op.inputs[0])})")
+        else:
+            self._writer.lines.append(f"{call.function}({', '.join(call.arguments)}, out={name})")
+        self._release(i, op)
+
+    def _place(self, i: int, op: Op) -> str:
+        value = op.out
+        argument = self._to.get(value)
+        if argument is not None and self._is_free(argument, i) and _alike(value, argument):
+            self._taken[argument] = value
+            return self._writer.names[argument].text
+        for x in op.inputs:
+            if isinstance(x, Value) and x in self._in_scratch and self._last[x] == i and _alike(x, value):
+                if self._last_view.get(x, -1) >= i:
+                    continue
+                self._in_scratch[value] = self._in_scratch.pop(x)
+                return f"s{self._in_scratch[value]}"
+        want = Scratch(torch_dtype(value.dtype), value.shape[1:])
+        index = next((j for j in self._free if self.scratch[j] == want), None)
+        if index is None:
+            index = len(self.scratch)
+            self.scratch.append(want)
+        else:
+            self._free.remove(index)
+        self._in_scratch[value] = index
+        return f"s{index}"
+
+    def _is_free(self, argument: Value, i: int) -> bool:
+        """Whether an argument's memory may be written by an operation."""
+        if self._last.get(argument, -1) > i or self._last_view.get(argument, -1) >= i:
+            return False
+        held = self._taken.get(argument)
+        return held is None or (self._last.get(held, -1) <= i and self._last_view.get(held, -1) < i)
+
+    def _release(self, i: int, op: Op) -> None:
+        for x in {x for x in op.inputs if isinstance(x, Value)}:
+            self._give_back(self._base.get(x, x), i)
+
+    def _give_back(self, x: Value, i: int) -> None:
+        if x in self._in_scratch and self._last.get(x, -1) <= i and self._last_view.get(x, -1) <= i:
+            self._free.append(self._in_scratch.pop(x))
+
+    def put_back(self, outputs: Sequence[Operand], into: Mapping[int, Value]) -> None:
+        """Lines that bring results to where they are not yet."""
+        lines = self._writer.lines
+        sources: dict[int, Name] = {}
+        for k, argument in into.items():
+            x = outputs[k]
+            if x is argument or (isinstance(x, Value) and self._taken.get(argument) is x):
+                continue
+            name = self._writer.name(x)
+            # An argument that goes to another one's place may have to give its own to somebody before.
+            if isinstance(x, Value) and x in into.values():
+                lines.append(f"k{k} = {name}.clone()")
+                name = Name(f"k{k}")
+            sources[k] = name
+        for k, name in sources.items():
+            target = self._writer.names[into[k]]
+            lines.append(f"{target}.{'fill_' if name.is_number else 'copy_'}({name})")
+
+
+def _alike(x: Value, y: Value) -> bool:
+    return x.dtype == y.dtype and x.shape == y.shape
+
+
+def _is_plain(op: Op) -> bool:
+    """Whether an operation's result has elements of its own for all lanes."""
+    return bool(op.out.shape) and op.name not in VIEWS
+
+
+class Functional(NamedTuple):
+    """A function `run(arrays, numbers, device)` that returns the results, or, with totals, a generator.
+
+    The generator yields what goes into each total and how it is joined, and is sent the totals.
+    """
+
+    run: Callable[..., Any]
+    numbers: list[Value]  # which it takes
+    host: list[Op]  # which make them
+    source: str
+
+
+def functional(
+    ops: Sequence[Op],
+    arrays: Sequence[Value],
+    numbers: Sequence[Value],
+    outputs: Sequence[Operand],
+    places: Mapping[int, Value],
+) -> Functional:
+    """Writes operations down as a function of whole tensors, out of place.
+
+    Args:
+        ops: what to do.
+        arrays: arguments that are tensors.
+        numbers: arguments that are numbers of Python's, or what those depend on.
+        outputs: the results, in which numbers stay numbers.
+        places: by index among `outputs` the argument that a result will replace. What else is an argument, or lies in
+            its memory, is copied.
+    """
+    found = split(ops, outputs, numbers)
+    writer = _Writer(lanes=False)
+    converted = _numbers(writer, found.numbers)
+    for i, value in enumerate(arrays):
+        writer.names[value] = Name(f"a{i}")
+    crossing = False
+    for op in found.ops:
+        if op.name == TOTAL:
+            crossing = True
+            own = ", ".join(writer.context.tensor(writer.name(x), x.dtype) for x in op.inputs)
+            names = ", ".join(writer.new(value).text for value in op.outputs)
+            writer.lines.append(f"{names}, = yield [{own}], _joins[{_index(found.ops, op)}]")
+        else:
+            writer.assign(op)
+    lent = set(arrays)
+    for op in found.ops:
+        if op.name in VIEWS and op.inputs[0] in lent:
+            lent.update(op.outputs)
+    names = [str(writer.name(x)) for x in outputs]
+    results = ", ".join(
+        f"{name}.clone()" if x in lent and places.get(k) is not x else name
+        for k, (x, name) in enumerate(zip(outputs, names, strict=True))
+    )
+    head = [
+        *_unpacked([f"a{i}" for i in range(len(arrays))], "arrays"),
+        *_unpacked([f"h{i}" for i in range(len(found.numbers))], "numbers"),
+        *converted,
+        *(f"c{i} = _constant(_constants[{i}], device)" for i, x in enumerate(writer.constants) if x.shape),
+        *writer.first,
+    ]
+    source = f"def run(arrays, numbers, device):\n{_indented([*head, *writer.lines, f'return [{results}]'])}"
+    run = _function(source, writer.constants)
+    if crossing:
+        run.__globals__["_joins"] = [op.params["join"] for op in found.ops if op.name == TOTAL]
+    return Functional(run, found.numbers, found.host, source)
+
+
+def _index(ops: Sequence[Op], op: Op) -> int:
+    return [own for own in ops if own.name == TOTAL].index(op)

@@ -1,0 +1,647 @@
+"""What each of JAX's primitives is in torch, as source, and in NumPy, for scalars.
+
+An update traced by JAX is a list of primitives; the torch engine writes them down as a Python function of torch's
+operations. Operands are names of tensors, or of numbers of Python's where torch takes them.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from funcopt.torch_bridge._buffers import torch_dtype
+
+
+class NotCovered(NotImplementedError):  # noqa: N818  # as `NotByRows`
+    """An algorithm uses one of JAX's primitives that the torch engine has no operation for."""
+
+
+class Value:
+    """What an operation makes, or an argument."""
+
+    def __init__(self, shape: Sequence[int], dtype: Any) -> None:
+        self.shape, self.dtype = tuple(shape), np.dtype(dtype)
+
+
+class Constant:
+    """What is known beforehand: a number, or an array."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = np.asarray(value)
+        self.shape, self.dtype = self.value.shape, self.value.dtype
+
+
+class Op(NamedTuple):
+    """One operation."""
+
+    name: str
+    inputs: tuple[Value | Constant, ...]
+    outputs: tuple[Value, ...]
+    params: Mapping[str, Any]
+
+    @property
+    def out(self) -> Value:
+        """The result."""
+        return self.outputs[0]
+
+
+class Call(NamedTuple):
+    """A call as source."""
+
+    function: str
+    arguments: tuple[str, ...]
+    has_out: bool = True  # whether the function takes `out=`
+    is_view: bool = False  # whether the result lies in an argument's memory
+
+    def __str__(self) -> str:
+        return f"{self.function}({', '.join(self.arguments)})"
+
+
+class Operand(NamedTuple):
+    """A name, and whether it is a number of Python's."""
+
+    text: str
+    is_number: bool = False
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Context(NamedTuple):
+    """How operands lie."""
+
+    tensor: Callable[[Operand, Any], str]  # an operand as a tensor of a dtype, where torch takes no number
+    lanes: bool = False  # whether in place of the first dimension there are one or more of any sizes
+
+
+def name_of(dtype: Any) -> str:
+    """A dtype in torch's source."""
+    return "torch.int64" if dtype == np.uint32 else str(torch_dtype(np.dtype(dtype)))
+
+
+def is_inexact(dtype: Any) -> bool:
+    """Whether a dtype is floating point or complex; NumPy does not know bfloat16 as such."""
+    return np.dtype(dtype).kind in "fcV"
+
+
+Emit = Callable[[Op, Context, Sequence[Operand]], Call]
+
+
+def _unary(function: str, *, has_out: bool = True) -> Emit:
+    return lambda op, context, x: Call(function, (context.tensor(x[0], op.inputs[0].dtype),), has_out)
+
+
+def _commutative(function: str) -> Emit:
+    def emit(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+        first, second = x[::-1] if x[0].is_number else x
+        return Call(function, (context.tensor(first, op.inputs[0].dtype), str(second)))
+
+    return emit
+
+
+def _second_may_be_number(function: str) -> Emit:
+    return lambda op, context, x: Call(function, (context.tensor(x[0], op.inputs[0].dtype), str(x[1])))
+
+
+def _tensors(function: str, *, has_out: bool = True) -> Emit:
+    def emit(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+        own = (context.tensor(operand, var.dtype) for operand, var in zip(x, op.inputs, strict=True))
+        return Call(function, tuple(own), has_out)
+
+    return emit
+
+
+def _compare(function: str, flipped: str) -> Emit:
+    def emit(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+        dtype = op.inputs[0].dtype
+        if x[0].is_number and not x[1].is_number:
+            return Call(flipped, (str(x[1]), str(x[0])))
+        return Call(function, (context.tensor(x[0], dtype), str(x[1])))
+
+    return emit
+
+
+def _extremum(function: str, bound: str) -> Emit:
+    def emit(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+        first, second = x[::-1] if x[0].is_number else x
+        if second.is_number and not first.is_number and is_inexact(op.out.dtype):
+            return Call(bound, (str(first), str(second)))
+        return _tensors(function)(op, context, x)
+
+    return emit
+
+
+def _pow(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    base, exponent = op.inputs
+    if base.dtype != exponent.dtype or x[0].is_number == x[1].is_number:
+        return _tensors("torch.pow")(op, context, x)
+    return Call("torch.pow", tuple(map(str, x)))
+
+
+def _integer_pow(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    power, own = op.params["y"], context.tensor(x[0], op.out.dtype)
+    return Call("torch.mul", (own, own)) if power == 2 else Call("torch.pow", (own, repr(power)))
+
+
+def _square(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    own = context.tensor(x[0], op.out.dtype)
+    return Call("torch.mul", (own, own))
+
+
+def _logical(function: str) -> Emit:
+    def emit(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+        return _tensors(f"torch.bitwise_{function}")(op, context, x)
+
+    return emit
+
+
+def _round(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    if int(op.params["rounding_method"]) == 1:  # to even
+        return Call("torch.round", (context.tensor(x[0], op.out.dtype),))
+    own = context.tensor(x[0], op.out.dtype)
+    return Call("torch.mul", (f"torch.sign({own})", f"torch.floor(torch.abs({own}) + 0.5)"))
+
+
+def _select(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    which, *cases = x
+    own = [context.tensor(case, op.out.dtype) for case in cases]
+    if len(cases) == 2:
+        condition = context.tensor(which, op.inputs[0].dtype)
+        if op.inputs[0].dtype != np.bool_:
+            condition = f"{condition} != 0"
+        return Call("torch.where", (condition, own[1], own[0]))
+    nested = own[-1]
+    for i in range(len(own) - 2, -1, -1):
+        nested = f"torch.where({which} == {i}, {own[i]}, {nested})"
+    return Call("", (nested,), has_out=False)
+
+
+def _clamp(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    low, value, high = x
+    own = context.tensor(value, op.out.dtype)
+    if low.is_number and high.is_number:
+        return Call("torch.clamp", (own, str(low), str(high)))
+    low_tensor, high_tensor = (context.tensor(bound, op.out.dtype) for bound in (low, high))
+    return Call("torch.minimum", (f"torch.maximum({own}, {low_tensor})", high_tensor))
+
+
+def _convert(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    source = op.inputs[0].dtype
+    own = context.tensor(x[0], source)
+    if np.dtype(source).kind == "c" and np.dtype(op.out.dtype).kind != "c":
+        own = f"torch.real({own})"
+    return Call(f"{own}.to", (name_of(op.out.dtype),), has_out=False)
+
+
+def _rest(op: Op, context: Context, own: str) -> str:
+    """The result's shape as source: with lanes, those that the operand has and the traced ones behind them."""
+    shape = op.out.shape
+    if not context.lanes:
+        return repr(tuple(shape))
+    inner = len(op.inputs[0].shape) - 1
+    lead = f"*{own}.shape[:{own}.dim() - {inner}]" if inner else f"*{own}.shape"
+    return f"({', '.join([lead, *map(str, shape[1:])])},)"
+
+
+def _reshape(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    own = context.tensor(x[0], op.out.dtype)
+    if op.name == "reshape" and op.params["dimensions"] is not None:
+        own = f"{own}.permute({tuple(op.params['dimensions'])!r})"
+    return Call(f"{own}.reshape", (_rest(op, context, own),), has_out=False, is_view=True)
+
+
+def _broadcast(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    shape, kept = op.params["shape"], op.params["broadcast_dimensions"]
+    if x[0].is_number and not context.lanes:
+        return Call(
+            "torch.full", (repr(tuple(shape)), str(x[0]), f"dtype={name_of(op.out.dtype)}", "device=device"), False
+        )
+    own = context.tensor(x[0], op.out.dtype)
+    source = dict(zip(kept, op.inputs[0].shape, strict=True))
+    full = [source.get(i, 1) for i in range(len(shape))]
+    if context.lanes:
+        inner = len(op.inputs[0].shape) - 1
+        lead = f"*{own}.shape[:{own}.dim() - {inner}]" if inner else f"*{own}.shape"
+        first = f"({', '.join([lead, *map(str, full[1:])])},)"
+        second = f"({', '.join([lead, *map(str, shape[1:])])},)"
+    else:
+        first, second = repr(tuple(full)), repr(tuple(shape))
+    return Call(f"{own}.reshape({first}).expand", (second,), has_out=False, is_view=True)
+
+
+def _from_behind(axes: Sequence[int], op: Op) -> tuple[int, ...]:
+    """Axes counted from the last one, which lanes in front do not move."""
+    ndim = len(op.inputs[0].shape)
+    return tuple(int(axis) - ndim for axis in axes)
+
+
+def _reduction(function: str, *, keyword: str = "dim") -> Emit:
+    def emit(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+        own, axes = context.tensor(x[0], op.inputs[0].dtype), tuple(map(int, op.params["axes"]))
+        if not axes:
+            return Call("", (own,), has_out=False, is_view=True)
+        further = (f"dtype={name_of(op.out.dtype)}",) if function == "torch.sum" else ()
+        return Call(function, (own, f"{keyword}={_from_behind(axes, op)!r}", *further), has_out=False)
+
+    return emit
+
+
+def _reduce_prod(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    own = context.tensor(x[0], op.out.dtype)
+    for axis in sorted(map(int, op.params["axes"]), reverse=True):
+        own = f"torch.prod({own}, {axis})"
+    return Call("", (own,), has_out=False)
+
+
+def _arg_extremum(function: str) -> Emit:
+    def emit(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+        (axis,) = _from_behind(op.params["axes"], op)
+        own = context.tensor(x[0], op.inputs[0].dtype)
+        return Call(f"{function}({own}, dim={axis}).to", (name_of(op.out.dtype),), has_out=False)
+
+    return emit
+
+
+def _cumulative(function: str) -> Emit:
+    def emit(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+        own, (axis,) = context.tensor(x[0], op.out.dtype), _from_behind((op.params["axis"],), op)
+        dtype = f"dtype={name_of(op.out.dtype)}"
+        if op.params.get("reverse"):
+            return Call(
+                "torch.flip", (f"{function}(torch.flip({own}, ({axis},)), {axis}, {dtype})", f"({axis},)"), False
+            )
+        return Call(function, (own, str(axis), dtype), has_out=False)
+
+    return emit
+
+
+def _cat(function: str, parameter: str) -> Emit:
+    def emit(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+        own = ", ".join(context.tensor(operand, op.out.dtype) for operand in x)
+        axis = op.params[parameter] - len(op.out.shape)
+        return Call(function, (f"[{own}]", str(axis)), has_out=False)
+
+    return emit
+
+
+def _slice(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    own = context.tensor(x[0], op.out.dtype)
+    steps = op.params["strides"] or (1,) * len(op.params["start_indices"])
+    slices = [
+        f"{start}:{stop}:{step}"
+        for start, stop, step in zip(op.params["start_indices"], op.params["limit_indices"], steps, strict=True)
+    ]
+    text = ", ".join(["...", *slices[1:]] if context.lanes else slices)
+    return Call("", (f"{own}[{text}]" if slices else own,), has_out=False, is_view=True)
+
+
+def _flip(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    own = context.tensor(x[0], op.out.dtype)
+    return Call("torch.flip", (own, repr(_from_behind(op.params["dimensions"], op))), has_out=False)
+
+
+def _iota(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    del context, x
+    shape, axis = op.params["shape"], op.params["dimension"]
+    own = f"torch.arange({shape[axis]}, dtype={name_of(op.out.dtype)}, device=device)"
+    view = tuple(-1 if i == axis else 1 for i in range(len(shape)))
+    return Call(f"{own}.reshape({view!r}).expand", (repr(tuple(shape)),), has_out=False)
+
+
+def _dot(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    (left, right), (left_batch, right_batch) = op.params["dimension_numbers"]
+    names = iter("abcdefghijklmnopqrstuvwxyz")
+    first = [next(names) for _ in op.inputs[0].shape]
+    second = [next(names) for _ in op.inputs[1].shape]
+    for i, j in zip((*left, *left_batch), (*right, *right_batch), strict=True):
+        second[j] = first[i]
+    kept = [name for i, name in enumerate(first) if i not in (*left, *left_batch)]
+    kept += [name for j, name in enumerate(second) if j not in (*right, *right_batch)]
+    result = "".join([*(first[i] for i in left_batch), *kept])
+    own = [context.tensor(operand, var.dtype) for operand, var in zip(x, op.inputs, strict=True)]
+    # What JAX accumulates and returns in a wider dtype is computed in it.
+    own = [
+        text if var.dtype == op.out.dtype else f"{text}.to({name_of(op.out.dtype)})"
+        for text, var in zip(own, op.inputs, strict=True)
+    ]
+    plain = not left_batch and len(first) == len(second) == 2
+    if plain and tuple(left) == (1,) and tuple(right) == (0,):
+        return Call("torch.mm", tuple(own))
+    return Call("torch.einsum", (repr(f"{''.join(first)},{''.join(second)}->{result}"), *own), has_out=False)
+
+
+_HALVES = {(8, 7): "torch.bfloat16", (5, 10): "torch.float16", (8, 23): "torch.float32", (11, 52): "torch.float64"}
+
+
+def _reduce_precision(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    found = _HALVES.get((op.params["exponent_bits"], op.params["mantissa_bits"]))
+    if found is None:
+        raise NotCovered(f"reduce_precision to {dict(op.params)}")
+    return Call(f"{context.tensor(x[0], op.out.dtype)}.to({found}).to", (name_of(op.out.dtype),), has_out=False)
+
+
+def _gather(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    """Whole rows, as of tables: `array.at[indices].get()`."""
+    numbers, sizes = op.params["dimension_numbers"], op.params["slice_sizes"]
+    shape = op.inputs[0].shape
+    rows = (
+        numbers.collapsed_slice_dims == numbers.start_index_map == (0,)
+        and tuple(sizes) == (1, *shape[1:])
+        and not numbers.operand_batching_dims
+    )
+    indices = op.inputs[1].shape
+    if not rows or numbers.offset_dims != tuple(range(len(indices) - 1, len(op.out.shape))):
+        raise NotCovered("gather of anything but rows")
+    own, index = context.tensor(x[0], op.inputs[0].dtype), context.tensor(x[1], op.inputs[1].dtype)
+    filled = "fill" in str(op.params["mode"]).lower()
+    fill = "0" if op.params["fill_value"] is None else number(op.params["fill_value"])
+    return Call("_take", (own, index, repr(filled), fill), has_out=False)
+
+
+def _scatter(how: str) -> Emit:
+    def emit(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+        numbers, shape = op.params["dimension_numbers"], op.inputs[0].shape
+        own = [context.tensor(operand, var.dtype) for operand, var in zip(x, op.inputs, strict=True)]
+        everything = tuple(range(len(shape)))
+        if numbers.scatter_dims_to_operand_dims == (0,) and numbers.update_window_dims == everything and shape:
+            # Rows that follow each other, from an index of shape (1,) on.
+            own[1] = f"({own[1]} + torch.arange({op.inputs[2].shape[0]}, device={own[1]}.device))[:, None]"
+            return Call("_put", (*own, repr(how)), has_out=False)
+        rows = (
+            numbers.inserted_window_dims == numbers.scatter_dims_to_operand_dims == (0,)
+            and numbers.update_window_dims == tuple(range(1, len(shape)))
+            and not numbers.operand_batching_dims
+            and len(op.inputs[1].shape) == 2
+        )
+        if not rows:
+            raise NotCovered("scatter of anything but rows")
+        return Call("_put", (*own, repr(how)), has_out=False)
+
+    return emit
+
+
+def take(array: torch.Tensor, indices: torch.Tensor, filled: bool, fill: float) -> torch.Tensor:
+    """Rows of an array at indices (..., 1); where there is none, a number."""
+    flat = indices[..., 0].to(torch.int64)
+    rows = array[flat.clamp(0, max(array.shape[0] - 1, 0))]
+    if not filled:
+        return rows
+    inside = ((flat >= 0) & (flat < array.shape[0])).reshape(*flat.shape, *[1] * (array.dim() - 1))
+    return torch.where(inside, rows, torch.full((), fill, dtype=array.dtype, device=array.device))
+
+
+def put(array: torch.Tensor, indices: torch.Tensor, rows: torch.Tensor, how: str) -> torch.Tensor:
+    """An array with rows at indices (n, 1) replaced, or added to; those outside of it are dropped."""
+    flat = indices[:, 0].to(torch.int64)
+    # One row more takes what is dropped.
+    flat = torch.where((flat >= 0) & (flat < array.shape[0]), flat, array.shape[0])
+    longer = torch.cat([array, array.new_zeros((1, *array.shape[1:]))])
+    found = longer.index_add(0, flat, rows) if how == "add" else longer.index_copy(0, flat, rows)
+    return found[:-1]
+
+
+def sort(operands: Sequence[torch.Tensor], dimension: int, keys: int) -> list[torch.Tensor]:
+    """Operands in the order of the first ones."""
+    order = torch.arange(operands[0].shape[dimension], device=operands[0].device).expand_as(operands[0])
+    for key in reversed(operands[:keys]):
+        again = torch.argsort(torch.gather(key, dimension, order), dim=dimension, stable=True)
+        order = torch.gather(order, dimension, again)
+    return [torch.gather(operand, dimension, order) for operand in operands]
+
+
+TORCH: dict[str, Emit] = {
+    "add": _commutative("torch.add"),
+    "add_any": _commutative("torch.add"),
+    "sub": _second_may_be_number("torch.sub"),
+    "mul": _commutative("torch.mul"),
+    "neg": _unary("torch.neg"),
+    "sqrt": _unary("torch.sqrt"),
+    "rsqrt": _unary("torch.rsqrt"),
+    "cbrt": lambda op, context, x: Call(
+        "torch.copysign",
+        (f"torch.pow(torch.abs({context.tensor(x[0], op.out.dtype)}), 1 / 3)", context.tensor(x[0], op.out.dtype)),
+    ),
+    "exp": _unary("torch.exp"),
+    "exp2": _unary("torch.exp2"),
+    "log": _unary("torch.log"),
+    "log1p": _unary("torch.log1p"),
+    "expm1": _unary("torch.expm1"),
+    "sin": _unary("torch.sin"),
+    "cos": _unary("torch.cos"),
+    "tan": _unary("torch.tan"),
+    "asin": _unary("torch.asin"),
+    "acos": _unary("torch.acos"),
+    "atan": _unary("torch.atan"),
+    "atan2": _tensors("torch.atan2"),
+    "sinh": _unary("torch.sinh"),
+    "cosh": _unary("torch.cosh"),
+    "tanh": _unary("torch.tanh"),
+    "asinh": _unary("torch.asinh"),
+    "acosh": _unary("torch.acosh"),
+    "atanh": _unary("torch.atanh"),
+    "logistic": _unary("torch.sigmoid"),
+    "erf": _unary("torch.erf"),
+    "erfc": _unary("torch.erfc"),
+    "erf_inv": _unary("torch.erfinv"),
+    "lgamma": _unary("torch.lgamma"),
+    "digamma": _unary("torch.digamma"),
+    "abs": _unary("torch.abs"),
+    "sign": _unary("torch.sgn"),
+    "floor": _unary("torch.floor"),
+    "ceil": _unary("torch.ceil"),
+    "round": _round,
+    "square": _square,
+    "integer_pow": _integer_pow,
+    "pow": _pow,
+    "rem": _tensors("torch.fmod"),
+    "nextafter": _tensors("torch.nextafter"),
+    "is_finite": _unary("torch.isfinite", has_out=False),
+    "max": _extremum("torch.maximum", "torch.clamp_min"),
+    "min": _extremum("torch.minimum", "torch.clamp_max"),
+    "clamp": _clamp,
+    "lt": _compare("torch.lt", "torch.gt"),
+    "le": _compare("torch.le", "torch.ge"),
+    "gt": _compare("torch.gt", "torch.lt"),
+    "ge": _compare("torch.ge", "torch.le"),
+    "eq": _compare("torch.eq", "torch.eq"),
+    "ne": _compare("torch.ne", "torch.ne"),
+    "and": _logical("and"),
+    "or": _logical("or"),
+    "xor": _logical("xor"),
+    "not": _unary("torch.bitwise_not"),
+    "select_n": _select,
+    "convert_element_type": _convert,
+    "reduce_precision": _reduce_precision,
+    "real": lambda op, context, x: Call("torch.real", (context.tensor(x[0], op.inputs[0].dtype),), False, True),
+    "imag": lambda op, context, x: Call("torch.imag", (context.tensor(x[0], op.inputs[0].dtype),), False, True),
+    "conj": _unary("torch.conj_physical"),
+    "complex": _tensors("torch.complex"),
+    "reshape": _reshape,
+    "squeeze": _reshape,
+    "expand_dims": _reshape,
+    "broadcast_in_dim": _broadcast,
+    "transpose": lambda op, context, x: Call(
+        f"{context.tensor(x[0], op.out.dtype)}.permute", (repr(tuple(op.params["permutation"])),), False, True
+    ),
+    "concatenate": _cat("torch.cat", "dimension"),
+    "stack": _cat("torch.stack", "axis"),
+    "slice": _slice,
+    "rev": _flip,
+    "iota": _iota,
+    "reduce_sum": _reduction("torch.sum"),
+    "reduce_max": _reduction("torch.amax"),
+    "reduce_min": _reduction("torch.amin"),
+    "reduce_and": _reduction("torch.all"),
+    "reduce_or": _reduction("torch.any"),
+    "reduce_prod": _reduce_prod,
+    "argmax": _arg_extremum("torch.argmax"),
+    "argmin": _arg_extremum("torch.argmin"),
+    "cumsum": _cumulative("torch.cumsum"),
+    "cumprod": _cumulative("torch.cumprod"),
+    "dot_general": _dot,
+    "gather": _gather,
+    "scatter": _scatter("set"),
+    "scatter-add": _scatter("add"),
+}
+
+
+def _div(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    if is_inexact(op.out.dtype):
+        return _second_may_be_number("torch.div")(op, context, x)
+    own = [context.tensor(operand, op.out.dtype) for operand in x]
+    return Call("torch.div", (*own, "rounding_mode='trunc'"))
+
+
+TORCH["div"] = _div
+
+
+def _scaled(function: str, keyword: str) -> Emit:
+    """What torch does in one pass: `fused` in `_lowering` finds it."""
+
+    def emit(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+        *own, factor = x
+        tensors = (context.tensor(operand, op.out.dtype) for operand in own)
+        return Call(function, (*tensors, f"{keyword}{factor}"))
+
+    return emit
+
+
+TORCH["lerp"] = _scaled("torch.lerp", "")
+TORCH["addcmul"] = _scaled("torch.addcmul", "value=")
+TORCH["addcdiv"] = _scaled("torch.addcdiv", "value=")
+TORCH["add_scaled"] = _scaled("torch.add", "alpha=")
+
+
+def _emit_sort(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    own = ", ".join(context.tensor(operand, var.dtype) for operand, var in zip(x, op.inputs, strict=True))
+    return Call("_sort", (f"[{own}]", str(op.params["dimension"]), str(op.params["num_keys"])), has_out=False)
+
+
+def _emit_split(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    own, axis = context.tensor(x[0], op.out.dtype), op.params["axis"] - len(op.inputs[0].shape)
+    return Call("torch.split", (own, repr(list(op.params["sizes"])), str(axis)), has_out=False, is_view=True)
+
+
+MANY: dict[str, Emit] = {"sort": _emit_sort, "split": _emit_split}
+"""Operations with several results."""
+
+NAMESPACE = {"torch": torch, "inf": math.inf, "nan": math.nan, "_take": take, "_put": put, "_sort": sort}
+"""What the source refers to."""
+
+VIEWS = frozenset(
+    "reshape squeeze expand_dims broadcast_in_dim transpose slice real imag".split()  # noqa: SIM905
+)
+"""What may lie in its operand's memory."""
+
+
+# Scalars, in NumPy.
+
+Host = Callable[[Op, Sequence[Any]], Any]
+
+
+def _plain(function: Callable[..., Any]) -> Host:
+    return lambda op, x: function(*x)
+
+
+def _host_div(op: Op, x: Sequence[Any]) -> Any:
+    return np.divide(*x) if is_inexact(op.out.dtype) else np.trunc(np.divide(*x))
+
+
+def _host_select(op: Op, x: Sequence[Any]) -> Any:
+    which, *cases = x
+    return np.choose(np.asarray(which).astype(np.intp), np.broadcast_arrays(*cases))
+
+
+def _host_round(op: Op, x: Sequence[Any]) -> Any:
+    even = int(op.params["rounding_method"]) == 1
+    return np.round(x[0]) if even else np.sign(x[0]) * np.floor(np.abs(x[0]) + 0.5)
+
+
+def _host_not(op: Op, x: Sequence[Any]) -> Any:
+    return np.invert(x[0])
+
+
+NUMPY: dict[str, Host] = {
+    "add": _plain(np.add),
+    "add_any": _plain(np.add),
+    "sub": _plain(np.subtract),
+    "mul": _plain(np.multiply),
+    "div": _host_div,
+    "neg": _plain(np.negative),
+    "sqrt": _plain(np.sqrt),
+    "rsqrt": _plain(lambda x: 1 / np.sqrt(x)),
+    "cbrt": _plain(np.cbrt),
+    "exp": _plain(np.exp),
+    "exp2": _plain(np.exp2),
+    "log": _plain(np.log),
+    "log1p": _plain(np.log1p),
+    "expm1": _plain(np.expm1),
+    "sin": _plain(np.sin),
+    "cos": _plain(np.cos),
+    "tan": _plain(np.tan),
+    "tanh": _plain(np.tanh),
+    "atan2": _plain(np.arctan2),
+    "abs": _plain(np.abs),
+    "sign": _plain(np.sign),
+    "floor": _plain(np.floor),
+    "ceil": _plain(np.ceil),
+    "round": _host_round,
+    "square": _plain(np.square),
+    "integer_pow": lambda op, x: x[0] ** op.params["y"],
+    "pow": _plain(np.power),
+    "rem": _plain(np.fmod),
+    "logistic": _plain(lambda x: 1 / (1 + np.exp(-x))),
+    "is_finite": _plain(np.isfinite),
+    "max": _plain(np.maximum),
+    "min": _plain(np.minimum),
+    "clamp": _plain(lambda low, x, high: np.minimum(np.maximum(x, low), high)),
+    "lt": _plain(np.less),
+    "le": _plain(np.less_equal),
+    "gt": _plain(np.greater),
+    "ge": _plain(np.greater_equal),
+    "eq": _plain(np.equal),
+    "ne": _plain(np.not_equal),
+    "and": _plain(np.bitwise_and),
+    "or": _plain(np.bitwise_or),
+    "xor": _plain(np.bitwise_xor),
+    "not": _host_not,
+    "select_n": _host_select,
+    "convert_element_type": _plain(lambda x: x),
+}
+"""Of scalars, or of arrays of them: every function treats each element alone. Results are brought to the dtype that was
+traced."""
+
+
+def evaluate(op: Op, x: Sequence[Any]) -> Any:
+    """A scalar operation on NumPy's numbers."""
+    return np.asarray(NUMPY[op.name](op, x)).astype(op.out.dtype, copy=False)
+
+
+def number(value: Any) -> str:
+    """A number as source."""
+    own = np.asarray(value).item()
+    if isinstance(own, float) and not math.isfinite(own):
+        return "nan" if math.isnan(own) else "inf" if own > 0 else "-inf"
+    return repr(own)
