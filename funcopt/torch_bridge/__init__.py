@@ -10,5 +10,7 @@ except ImportError as error:
 from funcopt.torch_bridge._bridge import TorchBridge as TorchBridge
 from funcopt.torch_bridge._convert import from_torch_state_dict as from_torch_state_dict
 from funcopt.torch_bridge._convert import to_torch_state_dict as to_torch_state_dict
+from funcopt.torch_bridge._functional import TorchTransformation as TorchTransformation
+from funcopt.torch_bridge._functional import functional as functional
 from funcopt.torch_bridge._lr_scheduler import LRScheduler as LRScheduler
 from funcopt.torch_bridge._matching import LoadReport as LoadReport

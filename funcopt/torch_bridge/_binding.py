@@ -211,8 +211,13 @@ class Binding:
         return (*names, *(name for name in self._multiplier_of.values() if name not in names))
 
     def split(
-        self, group: Mapping[str, Any], before: ProgramClass | None = None, *, new: bool = False
-    ) -> tuple[ProgramClass, tuple[float, ...]]:
+        self,
+        group: Mapping[str, Any],
+        before: ProgramClass | None = None,
+        *,
+        new: bool = False,
+        read: Callable[[Any], Any] = float,
+    ) -> tuple[ProgramClass, tuple[Any, ...]]:
         """Sorts a group's values into what is static and float64 numbers.
 
         Args:
@@ -220,8 +225,9 @@ class Binding:
             before: its class at the last step: what passes through 0 keeps its buffer and its program.
             new: whether the values are to be checked as they stand. Later torch takes Nesterov's momentum of 0, from
                 which it may warm up, for none.
+            read: what becomes of each number. If not a float, none that is a tensor is asked for its value.
         """
-        packed: list[float] = []
+        packed: list[Any] = []
         fields: list[tuple[str, Any]] = []
         own_factor = self.multiplied and "lr" not in self.defaults
         names = {**self.defaults, "lr_mult": 1.0} if own_factor else self.defaults
@@ -231,14 +237,17 @@ class Binding:
             # Known while tracing: without momentum there is no buffer, without decay nothing to read. A decay that a
             # schedule changes may pass through 0.
             zero = name == "momentum" or (name == "weight_decay" and "schedule_step" not in group)
-            switched_off = zero and _is_zero(value) and not (before and before.has_number(name))
-            if isinstance(value, self._static.get(name, ())) or switched_off or not all(map(_is_number, items)):
+            known = read is float or not hasattr(value, "item")
+            switched_off = zero and known and _is_zero(value) and not (before and before.has_number(name))
+            static = self._static.get(name)
+            is_static = static is not None and isinstance(value, static)
+            if is_static or switched_off or not all(map(_is_number, items)):
                 fields.append((name, _hashable(value)))
                 continue
             multiplier = float(group.get(self._multiplier_of[name], 1.0)) if name in self._multiplier_of else 1.0
             stop = len(packed) + len(items) if items is value else None
             fields.append((name, Number(len(packed), stop)))
-            packed.extend(float(item) * multiplier for item in items)
+            packed.extend(read(item) * multiplier for item in items)
         if ("momentum", 0.0) in fields and not new:
             fields = [(name, False if name == "nesterov" else value) for name, value in fields]
         return ProgramClass(tuple(fields)), tuple(packed)

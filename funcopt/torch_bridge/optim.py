@@ -10,6 +10,8 @@ JAX update is differentiable by nature, a step on torch tensors is not: `differe
 # A class that is torch's, constructor and all, and the bridge's in everything else: two bases that disagree.
 # pyright: reportIncompatibleMethodOverride=false, reportIncompatibleVariableOverride=false
 
+import functools
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +21,7 @@ from funcopt._names import simplify
 from funcopt.torch_bridge._binding import Binding
 from funcopt.torch_bridge._bridge import TorchBridge
 from funcopt.torch_bridge._lbfgs import LBFGS as LBFGS
+from funcopt.torch_bridge.engines._choice import Wanted
 
 
 class _RealParametersOnly(TorchBridge):
@@ -48,11 +51,28 @@ def _make(algorithm: Algorithm, torch_class: type[torch.optim.Optimizer]) -> typ
     namespace = {
         "__doc__": f"`torch.optim.{name}`, run by `funcopt.{algorithm.name}`.",
         "__module__": __name__,
-        "__init__": torch_class.__init__,
+        "__init__": _constructor(torch_class),
         "_binding": Binding(algorithm.factory, multiplied=False),
     }
     return type(name, (base, torch_class), namespace)
 
+
+def _constructor(torch_class: type[torch.optim.Optimizer]) -> Any:
+    """The constructor of torch's class, with the bridge's choice of engine."""
+
+    @functools.wraps(torch_class.__init__)
+    def init(self: Any, *args: Any, engine: Wanted = "auto", compiled: bool = False, **kwargs: Any) -> None:
+        self._compiled = compiled
+        self.engine = engine
+        torch_class.__init__(self, *args, **kwargs)
+
+    signature = inspect.signature(torch_class.__init__)
+    own = [p for name, p in inspect.signature(init, follow_wrapped=False).parameters.items() if name in _OWN]
+    vars(init)["__signature__"] = signature.replace(parameters=[*signature.parameters.values(), *own])
+    return init
+
+
+_OWN = "engine", "compiled"
 
 _TORCH_CLASSES = {
     simplify(name): found

@@ -14,7 +14,7 @@ import torch
 import funcopt
 from funcopt import TorchBridge
 from funcopt.torch_bridge._binding import Binding
-from funcopt.torch_bridge.engines import _torch, _xla
+from funcopt.torch_bridge.engines import _kept, _torch, _xla
 from funcopt.torch_bridge.store._block import Block
 from funcopt.torch_bridge.store._store import JOIN_UP_TO, Store
 from funcopt.torch_bridge.store._whole import WholePart
@@ -96,7 +96,7 @@ def test_exception_while_a_new_program_is_made(fast: bool, monkeypatch: pytest.M
     before = snapshot(params, bridge)
     bridge.param_groups[0]["maximize"] = True
     _xla.forget_programs()
-    _torch.forget_codes()
+    _kept.forget_codes()
     with monkeypatch.context() as patch:
         patch.setattr(Binding, "build", raising)
         with pytest.raises(FaultError):

@@ -338,6 +338,98 @@ def _is_plain(op: Op) -> bool:
     return bool(op.out.shape) and op.name not in VIEWS
 
 
+class Flat(NamedTuple):
+    """A function `run(arrays, numbers, totals, rows)` of a whole block, to be compiled as one.
+
+    Numbers are tensors (segments, n), one for each dtype. It writes the results into the arguments, or returns what
+    goes into a total.
+    """
+
+    run: Callable[..., Any]
+    numbers: dict[np.dtype[Any], list[Value]]
+    source: str
+
+
+def flat(
+    ops: Sequence[Op],
+    arrays: Sequence[Value],
+    into: Mapping[int, Value],
+    outputs: Sequence[Operand],
+    numbers: Sequence[Value],
+    totals: Sequence[Value],
+    *,
+    joined: bool,
+) -> Flat:
+    """Writes operations down for a block: rows of elements of which each has its parameter's numbers, or one parameter.
+
+    Args:
+        ops: as for `chunked`, and so are the following.
+        arrays: the arguments.
+        into: the argument whose place a result takes.
+        outputs: the results.
+        numbers: arguments that are numbers.
+        totals: arguments that are scalars on the device.
+        joined: whether there are rows. The last argument of the function says of each which parameter it belongs to,
+            and how many elements of it count for totals.
+    """
+    writer = _Writer(lanes=True)
+    by_dtype: dict[np.dtype[Any], list[Value]] = {}
+    for value in numbers:
+        by_dtype.setdefault(value.dtype, []).append(value)
+    columns = []
+    for i, own in enumerate(by_dtype.values()):
+        for j, value in enumerate(own):
+            name = writer.new(value, "n")
+            columns.append(f"{name} = p{i}[:, {j}][segment][:, None]" if joined else f"{name} = p{i}[0, {j}]")
+    for i, value in enumerate(arrays):
+        writer.names[value] = Name(f"a{i}")
+    for i, value in enumerate(totals):
+        writer.names[value] = Name(f"t{i}")
+    for op in ops:
+        own = op.inputs[0] if op.inputs else None
+        if joined and op.name in _NEUTRAL and own is not None and own.shape and not op.out.shape:
+            x, neutral = writer.name(own), _NEUTRAL[op.name]
+            writer.lines.append(f"m = torch.where(lanes < filled[:, None], {x}, {neutral})")
+            writer.names[own] = Name("m")  # pyright: ignore[reportArgumentType]
+            writer.assign(op)
+            writer.names[own] = x  # pyright: ignore[reportArgumentType]
+        else:
+            writer.assign(op)
+    kept, copies, returned = [], [], []
+    for k, x in enumerate(outputs):
+        name = writer.name(x)
+        if k not in into:
+            returned.append(str(name))
+        elif x is not into[k]:
+            target = writer.names[into[k]]
+            if x in into.values():  # which may be written before
+                kept.append(f"k{k} = {name}.clone()")
+                name = Name(f"k{k}")
+            copies.append(f"{target}.{'fill_' if name.is_number else 'copy_'}({name})")
+    # All are made before any is written.
+    source = _indented(
+        [
+            *_unpacked([f"a{i}" for i in range(len(arrays))], "arrays"),
+            *_unpacked([f"p{i}" for i in range(len(by_dtype))], "numbers"),
+            *_unpacked([f"t{i}" for i in range(len(totals))], "totals"),
+            "device = a0.device",
+            *(["segment, filled = rows", "lanes = torch.arange(a0.shape[1], device=device)"] if joined else []),
+            *columns,
+            *writer.first,
+            *writer.lines,
+            *kept,
+            *copies,
+            f"return ({''.join(f'{name}, ' for name in returned)})",
+        ]
+    )
+    source = f"def run(arrays, numbers, totals, rows):\n{source}"
+    return Flat(_function(source, writer.constants), by_dtype, source)
+
+
+_NEUTRAL = {"reduce_sum": "0", "reduce_max": "-inf", "reduce_min": "inf"}
+"""What an element counts as that is only there to fill a row, or whose parameter has no gradient."""
+
+
 class Functional(NamedTuple):
     """A function `run(arrays, numbers, device)` that returns the results, or, with totals, a generator.
 

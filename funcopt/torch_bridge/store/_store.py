@@ -125,12 +125,14 @@ class Store:
         binding: what to run.
         fast: whether an elementwise recipe gets joined parameters.
         wanted: which engine.
+        compiled: whether torch's compiler is to make kernels, if the engine is torch's.
     """
 
-    def __init__(self, binding: Binding, *, fast: bool, wanted: Wanted = "auto") -> None:
+    def __init__(self, binding: Binding, *, fast: bool, wanted: Wanted = "auto", compiled: bool = False) -> None:
         self._binding = binding
         self._fast = fast
         self._wanted: Wanted = wanted
+        self._compiled = compiled
         self.choice: Choice | None = None  # of the engine, once there is one
         self._engine: Engine | None = None
         self._device = torch.device("cpu")
@@ -474,7 +476,7 @@ class Store:
         if self._engine is not None:  # which cannot take these
             self._take_out([*self._slots])
         if choice.name == "torch":
-            self._engine = _torch.Engine()
+            self._engine = _torch.Engine(compiled=self._compiled)
             return self._engine
         sizes = Counter[torch.device]()
         for p in params:

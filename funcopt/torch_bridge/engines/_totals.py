@@ -1,0 +1,94 @@
+"""What crosses the parts of an update in torch, and the numbers that come back."""
+
+import functools
+import math
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from funcopt.torch_bridge._buffers import jax_dtype, torch_dtype
+from funcopt.torch_bridge.engines._code import Functional, functional
+from funcopt.torch_bridge.engines._elements import Elements, HostNumbers
+from funcopt.torch_bridge.engines._engine import Updated
+from funcopt.torch_bridge.engines._kept import kept
+from funcopt.torch_bridge.engines._lowering import Operand, lower
+
+JOIN = {"sum": torch.sum, "amax": torch.amax, "amin": torch.amin}
+
+Run = Generator[tuple[list[torch.Tensor], Any], list[torch.Tensor], Updated]
+"""An update that yields what it adds to a total and what joins two of them, and is sent the total of all."""
+
+
+def lockstep(runs: Sequence[Run]) -> list[Updated]:
+    """Runs all parts, each total of one joined with those of the others that come to it at the same time."""
+    results: dict[int, Updated] = {}
+    waiting: dict[int, list[torch.Tensor] | None] = dict.fromkeys(range(len(runs)))
+    while waiting:
+        totals: dict[int, tuple[list[torch.Tensor], Any]] = {}
+        for i, sent in waiting.items():
+            try:
+                totals[i] = runs[i].send(sent) if sent is not None else next(runs[i])
+            except StopIteration as stop:
+                results[i] = stop.value
+        waiting = {}
+        if totals:
+            (first, *_), join = next(iter(totals.values()))
+            columns = zip(*(own for own, _ in totals.values()), strict=True)
+            joined = [
+                functools.reduce(_joining(join), [x.to(first.device, column[0].dtype) for x in column])
+                for column in columns
+            ]
+            # Each part has the total in the dtype that it was traced with.
+            waiting = {
+                i: [x.to(y.device, y.dtype) for x, y in zip(joined, own, strict=True)] for i, (own, _) in totals.items()
+            }
+    return [results[i] for i in range(len(runs))]
+
+
+_JOINING: dict[Any, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    jnp.add: torch.add,
+    jnp.maximum: torch.maximum,
+    jnp.minimum: torch.minimum,
+}
+
+
+def _joining(join: Callable[[Any, Any], Any]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """What joins two totals, in torch."""
+    return _JOINING.get(join) or functools.partial(_join_traced, join)
+
+
+def _join_traced(join: Callable[[Any, Any], Any], a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    def make() -> Functional:
+        shapes = [jax.ShapeDtypeStruct(tuple(x.shape), jax_dtype(x.dtype)) for x in (a, b)]
+        with jax.enable_x64(True):
+            lowered = lower(jax.make_jaxpr(join)(*shapes))
+        return functional(lowered.ops, lowered.inputs, [], lowered.outputs, {})
+
+    (joined,) = kept((join, a.shape, a.dtype, b.dtype), make).run([a, b], [], a.device)
+    return joined
+
+
+def nothing(how: str, like: Operand, device: torch.device) -> torch.Tensor:
+    """The total of no elements."""
+    values = {"sum": 0.0, "amax": -math.inf, "amin": math.inf}
+    return torch.full((), values[how], dtype=torch_dtype(like.dtype), device=device)
+
+
+def returned(elements: Elements, numbers: HostNumbers, spans: Sequence[tuple[int, int]], found: Sequence[Any]) -> Any:
+    """The numbers that come back: those of all segments, then those for all."""
+    _, own, _ = elements.counts
+    columns, device = [], 0
+    for x in elements.returned:
+        column = np.array(numbers.all(x)) if elements.is_of_host(x) else np.zeros(numbers.segments)
+        if not elements.is_of_host(x):
+            for (first, last), values in zip(spans, found, strict=True):
+                column[first : last + 1] = float(values[device])
+            device += 1
+        columns.append(column)
+    first = spans[0][0]
+    mine = np.stack(columns[:own], axis=1).ravel() if own else np.zeros(0)
+    return np.concatenate([mine, [column[first] for column in columns[own:]]])
