@@ -35,11 +35,11 @@ BRIDGE = "torch_bridge"
 BELOW_BRIDGE = (*itertools.chain(*LAYERS[:6]), "algorithms", "transforms", "_catalogue")
 ABOVE_BRIDGE = ("groups", "config._build", "")  # what makes the optimizer of a torch model
 BRIDGE_LAYERS = (
-    ("_buffers", "_groups", "_processes"),
+    ("_buffers", "_groups", "_processes", "_shards"),
     ("_units", "_matching", "_binding"),
     ("engines",),
     ("store",),
-    ("_bridge", "_convert", "_lbfgs"),
+    ("_bridge", "_convert", "_functional", "_lbfgs"),
     ("_lr_scheduler", "optim"),
     ("",),
 )

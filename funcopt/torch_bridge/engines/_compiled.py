@@ -16,7 +16,7 @@ from funcopt.torch_bridge.engines._elements import Elements, HostNumbers
 from funcopt.torch_bridge.engines._engine import Part, Updated
 from funcopt.torch_bridge.engines._lowering import join_of
 from funcopt.torch_bridge.engines._recipes import DUE
-from funcopt.torch_bridge.engines._totals import JOIN, Run, returned
+from funcopt.torch_bridge.engines._totals import JOIN, Run, nothing, returned
 
 
 class _NoCompilerError(Exception):
@@ -53,7 +53,7 @@ def _run(part: Part, shared: np.ndarray, elements: Elements) -> Run:
         assert how is not None
         found = _call(function, arrays, _packed(code, numbers, device), totals, where)
         own = [x if x.dim() == 0 else JOIN[how](x) for x in found]
-        totals += yield own, op.params["join"]
+        totals += yield own or [nothing(how, x, device) for x in op.inputs], op.params["join"]
     _call(functions[-1], arrays, _packed(codes[-1], numbers, device), totals, where)
     first = int(np.argmax(due))
     key = "returned", first

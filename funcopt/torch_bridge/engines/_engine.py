@@ -12,6 +12,9 @@ from funcopt.torch_bridge._units import Form
 from funcopt.torch_bridge.engines._memory import Memory
 from funcopt.torch_bridge.engines._recipes import Recipe, Whole
 
+Reduce = Callable[[torch.Tensor, str], torch.Tensor]
+"""Makes a total that of all processes; takes it, and how totals are joined: "sum", "amax" or "amin"."""
+
 
 class Part(NamedTuple):
     """Parameters that one recipe updates, and what it takes."""
@@ -22,7 +25,7 @@ class Part(NamedTuple):
     given: Any  # a tree of arrays
     own: np.ndarray  # float64 (segments, n), the segments' numbers
     returned: int  # how many numbers come back
-    reduce: Callable[[torch.Tensor, str], torch.Tensor] | None = None  # makes a total that of all processes
+    reduce: Reduce | None = None  # makes a total that of all processes
 
 
 class Updated(NamedTuple):

@@ -27,6 +27,9 @@ from funcopt.torch_bridge.engines._operations import (
 
 TOTAL = "funcopt_total"
 
+HOW: dict[Any, str] = {jnp.add: "sum", jnp.maximum: "amax", jnp.minimum: "amin"}
+"""How totals are joined, where that is plain."""
+
 Operand = Value | Constant
 
 _INNER = {
@@ -326,9 +329,7 @@ def totals(ops: Sequence[Op]) -> list[Op]:
 
 def join_of(op: Op) -> str | None:
     """How totals are joined, where that is plain."""
-    return {"reduce_sum": "sum", "reduce_max": "amax", "reduce_min": "amin"}.get(
-        _segments.JOIN.get(op.params["join"], "")
-    )
+    return HOW.get(op.params["join"])
 
 
 def zeros(ops: Sequence[Op], first: Value, is_number: Callable[[Operand], bool]) -> set[Value]:

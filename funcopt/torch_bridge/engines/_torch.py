@@ -93,7 +93,7 @@ class Engine:
                 runs.append(self._run(part, shared, elements_of(recipe)))
             keys.add(key)
         self.used.add(frozenset(keys))
-        return lockstep(runs)
+        return lockstep(runs, [part.reduce for part in parts])
 
     def init(self, recipe: Whole, numbers: np.ndarray, params: Sequence[torch.Tensor]) -> list[Any]:
         """The leaves of a new state of parameters in their own shapes."""

@@ -13,9 +13,9 @@ import torch
 from funcopt.torch_bridge._buffers import jax_dtype, torch_dtype
 from funcopt.torch_bridge.engines._code import Functional, functional
 from funcopt.torch_bridge.engines._elements import Elements, HostNumbers
-from funcopt.torch_bridge.engines._engine import Updated
+from funcopt.torch_bridge.engines._engine import Reduce, Updated
 from funcopt.torch_bridge.engines._kept import kept
-from funcopt.torch_bridge.engines._lowering import Operand, lower
+from funcopt.torch_bridge.engines._lowering import HOW, Operand, lower
 
 JOIN = {"sum": torch.sum, "amax": torch.amax, "amin": torch.amin}
 
@@ -23,8 +23,13 @@ Run = Generator[tuple[list[torch.Tensor], Any], list[torch.Tensor], Updated]
 """An update that yields what it adds to a total and what joins two of them, and is sent the total of all."""
 
 
-def lockstep(runs: Sequence[Run]) -> list[Updated]:
-    """Runs all parts, each total of one joined with those of the others that come to it at the same time."""
+def lockstep(runs: Sequence[Run], reduces: Sequence[Reduce | None]) -> list[Updated]:
+    """Runs all parts, each total of one joined with those of the others that come to it at the same time.
+
+    Args:
+        runs: the parts.
+        reduces: what makes a total of each part that of all processes. Those that have the same one are joined before.
+    """
     results: dict[int, Updated] = {}
     waiting: dict[int, list[torch.Tensor] | None] = dict.fromkeys(range(len(runs)))
     while waiting:
@@ -36,17 +41,34 @@ def lockstep(runs: Sequence[Run]) -> list[Updated]:
                 results[i] = stop.value
         waiting = {}
         if totals:
-            (first, *_), join = next(iter(totals.values()))
-            columns = zip(*(own for own, _ in totals.values()), strict=True)
-            joined = [
-                functools.reduce(_joining(join), [x.to(first.device, column[0].dtype) for x in column])
-                for column in columns
-            ]
+            join = next(join for _, join in totals.values())
+            by_reduce: dict[Reduce | None, list[list[torch.Tensor]]] = {}
+            for i, (own, _) in totals.items():
+                by_reduce.setdefault(reduces[i], []).append(own)
+            joined = _join(join, [_reduced(reduce, join, _join(join, own)) for reduce, own in by_reduce.items()])
             # Each part has the total in the dtype that it was traced with.
             waiting = {
                 i: [x.to(y.device, y.dtype) for x, y in zip(joined, own, strict=True)] for i, (own, _) in totals.items()
             }
     return [results[i] for i in range(len(runs))]
+
+
+def _join(join: Callable[[Any, Any], Any], totals: Sequence[list[torch.Tensor]]) -> list[torch.Tensor]:
+    """One total of some."""
+    return [
+        functools.reduce(_joining(join), [x.to(column[0].device, column[0].dtype) for x in column])
+        for column in zip(*totals, strict=True)
+    ]
+
+
+def _reduced(reduce: Reduce | None, join: Callable[[Any, Any], Any], total: list[torch.Tensor]) -> list[torch.Tensor]:
+    """A total of all processes."""
+    if reduce is None:
+        return total
+    how = HOW.get(join)
+    if how is None:
+        raise RuntimeError("TorchBridge: a total of parts in several processes must be a sum or an extremum")
+    return [reduce(x, how) for x in total]
 
 
 _JOINING: dict[Any, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {

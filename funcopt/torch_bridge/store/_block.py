@@ -17,6 +17,7 @@ import torch
 
 from funcopt.torch_bridge._binding import Binding, ProgramClass
 from funcopt.torch_bridge._buffers import jax_dtype, torch_dtype
+from funcopt.torch_bridge._shards import Sharding, as_part_of, local, local_like, reducer, sharding_of
 from funcopt.torch_bridge._units import Entry, Unit, value_of
 from funcopt.torch_bridge.engines._engine import Engine, Part, Updated
 from funcopt.torch_bridge.engines._memory import NOTHING, Loan, Memory
@@ -42,6 +43,7 @@ class Kind(NamedTuple):
     found: ProgramClass
     dtype: torch.dtype
     device: torch.device  # where they are updated
+    sharding: Sharding | None = None  # how they are divided over processes, each of which updates its part
 
 
 class Change(NamedTuple):
@@ -73,7 +75,7 @@ class Held:
 
     def holds(self, i: int, value: Any) -> bool:
         """Whether a value is what it was, where it was."""
-        return value is not None and value is self.held[i] and value.data_ptr() == self.addresses[i]
+        return value is not None and value is self.held[i] and local(value).data_ptr() == self.addresses[i]
 
     def is_where_it_was(self) -> bool:
         """Whether all that the user had is in the memory in which it was when that was noted."""
@@ -82,7 +84,9 @@ class Held:
     def note(self) -> None:
         """Notes what the user has, and where."""
         own = [
-            (tensor, address) for tensor, address in zip(self.held, self.addresses, strict=True) if tensor is not None
+            (local(tensor), address)
+            for tensor, address in zip(self.held, self.addresses, strict=True)
+            if tensor is not None
         ]
         self._noted, self._noted_addresses = [tensor for tensor, _ in own], [address for _, address in own]
 
@@ -96,7 +100,7 @@ class Held:
 
     def hold(self, i: int, tensor: torch.Tensor) -> torch.Tensor:
         """Tells what the user has."""
-        self.held[i], self.addresses[i] = tensor, tensor.data_ptr()
+        self.held[i], self.addresses[i] = tensor, local(tensor).data_ptr()
         return tensor
 
     def drop(self, i: int) -> None:
@@ -143,26 +147,42 @@ class Column(Held):
         return tensor.detach().clone()
 
     def take(
-        self, i: int, values: Any, tensor: torch.Tensor | None, own: Callable[[], Loan], *, same: bool = False
+        self,
+        i: int,
+        values: Any,
+        tensor: torch.Tensor | None,
+        own: Callable[[], Loan],
+        like: torch.Tensor,
+        *,
+        same: bool = False,
     ) -> torch.Tensor:
         """Takes values over, and makes the tensor that has them live in the memory: see `put`."""
         self.views[i].copy_(values)
-        return self.put(i, tensor, own, same=same)
+        return self.put(i, tensor, own, like, same=same)
 
-    def put(self, i: int, tensor: torch.Tensor | None, own: Callable[[], Loan], *, same: bool = False) -> torch.Tensor:
+    def put(
+        self,
+        i: int,
+        tensor: torch.Tensor | None,
+        own: Callable[[], Loan],
+        like: torch.Tensor,
+        *,
+        same: bool = False,
+    ) -> torch.Tensor:
         """Makes a tensor live in the memory, which has its values already; a new one where there is none.
 
         Args:
             i: the parameter.
             tensor: what the user has.
             own: makes a tensor over the parameter's place.
+            like: the parameter; a new tensor is divided over processes as it is.
             same: whether no other tensor can take this one's place, as none can a parameter's; otherwise one that
                 shares its memory with others in another place of this memory is left to them.
         """
         self.away.discard(i)
         if tensor is None or (not same and self._is_here(tensor) and not is_movable(tensor)):
             loan = own()
-            tensor, self.lent[i] = lend(loan.tensor), loan.held
+            tensor, self.lent[i] = as_part_of(like, lend(loan.tensor)), loan.held
         elif is_movable(tensor):
             loan = own()
             tensor, self.lent[i] = lend(loan.tensor, tensor), loan.held
@@ -183,13 +203,13 @@ class Column(Held):
         """Reads what is away."""
         found = [i for i in due if i in self.away] if self.away else []
         if found:
-            _copy([self.views[i] for i in found], [self.held[i] for i in found])
+            _copy([self.views[i] for i in found], [local(self.held[i]) for i in found])
 
     def _copy_out(self, due: Iterable[int]) -> None:
         """Writes what is away."""
         found = [i for i in due if i in self.away] if self.away else []
         if found:
-            _copy([self.held[i] for i in found], [self.views[i] for i in found])
+            _copy([local(self.held[i]) for i in found], [self.views[i] for i in found])
 
 
 class OwnColumn(Column):
@@ -212,16 +232,23 @@ class OwnColumn(Column):
         return tensor.detach() if self._fits(tensor) else super().copy_of(tensor)
 
     def take(
-        self, i: int, values: Any, tensor: torch.Tensor | None, own: Callable[[], Loan], *, same: bool = False
+        self,
+        i: int,
+        values: Any,
+        tensor: torch.Tensor | None,
+        own: Callable[[], Loan],
+        like: torch.Tensor,
+        *,
+        same: bool = False,
     ) -> torch.Tensor:
         self._give_up()
-        if tensor is not None and self._fits(tensor):
+        if tensor is not None and self._fits(local(tensor)):
             self.away.discard(i)
             self.lent[i] = NOTHING.held
-            self._lent = self._arrangement.flatten(tensor.detach())
+            self._lent = self._arrangement.flatten(local(tensor).detach())
             return self.hold(i, tensor)
         self.views = [self._arrangement.view(self.memory.tensor)]
-        return super().take(i, values, tensor, own, same=same)
+        return super().take(i, values, tensor, own, like, same=same)
 
     def lend(self, due: Iterable[int]) -> Any:
         return super().lend(due) if self._lent is None else self._lent
@@ -325,24 +352,24 @@ class Block:
         """Gives a parameter its place, in which there is nothing yet."""
         self._is_noted = False
         i = len(self.params)
-        start = self._next * self._width
-        arrangement = Arrangement.of(p)
+        start, size = self._next * self._width, local(p).numel()
+        arrangement = Arrangement.of(local(p))
         self.params.append(p)
         self._entries.append(None)
         self._arrangements.append(arrangement)
-        self._sizes.append(p.numel())
+        self._sizes.append(size)
         self._strides.append(())
         self._starts.append(start)
         for column in self._columns:
-            column.add(arrangement, start, p.numel())
+            column.add(arrangement, start, size)
         for elements in self._elements.values():
             elements.add_one()
         if self.joined:
             rows = rows_of(p, self._width)
             self._segment[self._next : self._next + rows] = i
             self._filled[self._next : self._next + rows] = self._width
-            if rows and p.numel() % self._width:
-                self._filled[self._next + rows - 1] = p.numel() % self._width
+            if rows and size % self._width:
+                self._filled[self._next + rows - 1] = size % self._width
             self._next += rows
         self._where = None
         self._grads = None
@@ -369,7 +396,8 @@ class Block:
         """Whether a parameter still fits its place, wherever its memory is."""
         p = self.params[i]
         here = not self._engine.takes_any_memory or p.device == self.kind.device
-        return here and p.dtype == self.kind.dtype and Arrangement.of(p) == self._arrangements[i]
+        same = (p.dtype, sharding_of(p)) == (self.kind.dtype, self.kind.sharding)
+        return here and same and Arrangement.of(local(p)) == self._arrangements[i]
 
     # Following what the user did.
 
@@ -378,7 +406,8 @@ class Block:
         params, addresses, strides = self.params, self.param.addresses, self._strides
         if len(due) < len(params):
             params, addresses, strides = ([known[i] for i in due] for known in (params, addresses, strides))
-        now = list(map(_address, params)), list(map(_stride, params))
+        own = params if self.kind.sharding is None else list(map(local, params))
+        now = list(map(_address, own)), list(map(_stride, own))
         if now == (addresses, strides):
             return []
         return [i for i, *new in zip(due, *now, strict=True) if new != [self.param.addresses[i], self._strides[i]]]
@@ -413,7 +442,7 @@ class Block:
                 continue
             values = self._read(entry, p, describe)
             copies = {unit: self._kept(unit, i, value) for unit, value in values.items()}
-            found.append(Change(i, p, entry, values, copies, self.param.copy_of(p) if i in moved else None))
+            found.append(Change(i, p, entry, values, copies, self.param.copy_of(local(p)) if i in moved else None))
         return found
 
     def taken(self, changes: Sequence["Change"]) -> list[torch.Tensor]:
@@ -499,7 +528,7 @@ class Block:
             return float(value)
         column = self.arrays[unit]
         here = column.holds(i, value) and i not in column.away
-        return None if here else column.copy_of(torch.as_tensor(value))
+        return None if here else column.copy_of(local_like(torch.as_tensor(value), self.kind.sharding))
 
     def _take(
         self,
@@ -510,15 +539,15 @@ class Block:
         copies: dict[Unit, torch.Tensor | float | None],
         data: torch.Tensor | None,
     ) -> None:
-        start, stop = self._starts[i], self._starts[i] + p.numel()
+        start, stop = self._starts[i], self._starts[i] + self._sizes[i]
 
         def own(column: Column) -> Callable[[], Loan]:
             return lambda: column.memory.elements(start, stop).map(self._arrangements[i].view)
 
         self._is_noted = False
         if data is not None:
-            self.param.take(i, data, p, own(self.param), same=True)
-        self._strides[i] = p.stride()
+            self.param.take(i, data, p, own(self.param), p, same=True)
+        self._strides[i] = local(p).stride()
         (self._fresh.discard if values else self._fresh.add)(i)
         for (unit, column), constant in zip(self.arrays.items(), self.form.constants, strict=True):
             value, copy = values.get(unit), copies.get(unit)
@@ -528,7 +557,8 @@ class Block:
                 continue
             if copy is not None:
                 same = isinstance(value, torch.Tensor) and value.dtype == torch_dtype(unit.dtype)
-                value = column.take(i, copy, value if same else None, own(column))
+                same = same and sharding_of(value) == self.kind.sharding
+                value = column.take(i, copy, value if same else None, own(column), p)
             if entry is not None and not unit.hidden:
                 entry[unit.name] = value
         for unit, numbers in self.numbers.items():
@@ -584,6 +614,8 @@ class Block:
             rows: float64 (groups of the class, numbers).
         """
         self._due = list(due)
+        if self.kind.sharding is not None:
+            grads = [local_like(grad, self.kind.sharding) for grad in grads]
         for unit, i in self._away:
             self.numbers[unit].values[i] = float(self._elements[unit].held[i])
         for unit in self.numbers:
@@ -599,14 +631,13 @@ class Block:
             own[:, j] = numbers.values
         dtype = grads[0].dtype if len(grads) == 1 else widest(set(map(_dtype_of, grads)))
         if self._recipe[0] != (given, dtype):
-            found, own_dtype, _ = self.kind
-            dtypes = jax_dtype(own_dtype), jax_dtype(dtype)
+            found, dtypes = self.kind.found, (jax_dtype(self.kind.dtype), jax_dtype(dtype))
             recipe = Elementwise(binding, found, *dtypes, given, joined=self.joined, wide=self._wide)
             self._recipe = (given, dtype), recipe
         donated = [column.lend(due) for column in self._columns]
         returned = self._segments * len(self.numbers) + len(self.form.shared)
         lent = self._lend_grads(due, grads, dtype), self._places()
-        return Part(self._recipe[1], self._shape, donated, lent, own, returned)
+        return Part(self._recipe[1], self._shape, donated, lent, own, returned, reducer(self.kind.sharding))
 
     def _which(self) -> slice | list[int]:
         """The parameters that are due, as an index."""
@@ -693,12 +724,12 @@ class Block:
         if not self.shown:
             return
         entry = state[p]
-        start, stop = self._starts[i], self._starts[i] + p.numel()
+        start, stop = self._starts[i], self._starts[i] + self._sizes[i]
         for unit in self.shown:
             if unit in self.arrays:
                 column = self.arrays[unit]
                 loan = column.memory.elements(start, stop).map(self._arrangements[i].view)
-                entry[unit.name] = column.put(i, None, lambda loan=loan: loan)
+                entry[unit.name] = column.put(i, None, lambda loan=loan: loan, p)
             else:
                 entry[unit.name] = self._element(unit, i)
         self._entries[i] = entry
@@ -706,7 +737,7 @@ class Block:
 
 def rows_of(p: torch.Tensor, width: int) -> int:
     """How many rows a parameter takes."""
-    return -(-p.numel() // width)
+    return -(-local(p).numel() // width)
 
 
 def width_for(params: Sequence[torch.Tensor]) -> int:

@@ -20,6 +20,7 @@ from funcopt.torch_bridge import _buffers
 from funcopt.torch_bridge._binding import Binding, ProgramClass
 from funcopt.torch_bridge._buffers import jax_dtype
 from funcopt.torch_bridge._matching import keys_of
+from funcopt.torch_bridge._shards import local, sharding_of
 from funcopt.torch_bridge._units import Unit
 from funcopt.torch_bridge.engines import _torch, _xla
 from funcopt.torch_bridge.engines._choice import Choice, Wanted, choose
@@ -111,8 +112,8 @@ def _tied(work: Sequence[_Work], whole: Sequence[Member]) -> frozenset[torch.Ten
     seen: set[tuple[str, int]] = set()
     found = []
     for p in params:
-        place = p.device.type, p.data_ptr()
-        if p.data_ptr() and place in seen:
+        place = p.device.type, local(p).data_ptr()
+        if local(p).data_ptr() and place in seen:
             found.append(p)
         seen.add(place)
     return frozenset(found)
@@ -417,7 +418,7 @@ class Store:
             return
         self._growing = False
         _sizes_of(self._binding.key).clear()
-        large = [p for p, slot in self._slots.items() if slot.block.joined and p.numel() > JOIN_UP_TO]
+        large = [p for p, slot in self._slots.items() if slot.block.joined and local(p).numel() > JOIN_UP_TO]
         self._take_out(large)
 
     def _join_all(self) -> None:
@@ -499,20 +500,21 @@ class Store:
                 _buffers.jax_device(device)
         whole: list[Member] = []
         joined: dict[Kind, list[torch.Tensor]] = {}
-        sizes = tuple(sorted(p.numel() for p in due if p.numel() > JOIN_UP_TO))
+        numbers = [local(p).numel() for p in due]
+        sizes = tuple(sorted(number for number in numbers if number > JOIN_UP_TO))
         if sizes and not self._growing:
             known = _sizes_of(self._binding.key)
             self._growing = sizes not in known and len(known) >= MAX_SIZES
             known.update([] if self._growing else [sizes])
-        for p in due:
-            kind = Kind(self._seen[self._group_of[p]].found, p.dtype, self._device_of(p))
+        for p, number in zip(due, numbers, strict=True):
+            kind = Kind(self._seen[self._group_of[p]].found, p.dtype, self._device_of(p), sharding_of(p))
             grad: Any = p.grad
             if grad.layout != torch.strided or not self._by_rows(kind):
                 whole.append(self._member(p))
-            elif p.numel() <= JOIN_UP_TO or self._growing:
+            elif number <= JOIN_UP_TO or self._growing:
                 joined.setdefault(kind, []).append(p)
             else:
-                block = self._block(kind, p.numel(), 1, None)
+                block = self._block(kind, number, 1, None)
                 self._alone.append(block)
                 self._settle(block, [p])
         for kind, params in joined.items():

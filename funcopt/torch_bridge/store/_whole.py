@@ -13,6 +13,7 @@ import torch
 from funcopt._rows import RowSparse
 from funcopt.torch_bridge._binding import Binding, ProgramClass
 from funcopt.torch_bridge._buffers import jax_dtype, pad_rows, torch_dtype
+from funcopt.torch_bridge._shards import local, local_like, sharding_of
 from funcopt.torch_bridge._units import Entry, Form, Unit, value_of
 from funcopt.torch_bridge.engines._engine import Engine, Part, Updated
 from funcopt.torch_bridge.engines._recipes import Given, Whole
@@ -68,6 +69,13 @@ class WholePart:
             for m in self.members
         ]
         self._first: Any = None
+        for member in self.members:
+            sharding = sharding_of(member.param)
+            if sharding is not None and sharding.is_divided:
+                raise RuntimeError(
+                    f"TorchBridge: {binding.name} needs all of a parameter, and parameter {member.key!r} of group "
+                    f"{member.group} is divided ({sharding}); replicate it, or give it an elementwise algorithm"
+                )
         shapes = [
             jax.ShapeDtypeStruct(self._shape(j), jax_dtype(member.param.dtype)) for j, member in enumerate(self.members)
         ]
@@ -110,13 +118,13 @@ class WholePart:
     def _lend(self, j: int) -> tuple[Any, Any]:
         """Gradient and parameter: of both the same rows, where the gradient has only some."""
         member, rows = self.members[j], self._rows[j]
-        param = member.param.detach()
+        param = local(member.param).detach()
         if rows is not None:
             return rows.lend(self._engine, self._device)
         if member.grad is None:
             param = param.to(self._device)
             return self._engine.lend(torch.zeros_like(param)), self._engine.lend(param)
-        grad = member.grad.to(self._device)
+        grad = local_like(member.grad, sharding_of(member.param)).to(self._device)
         if grad.shape != param.shape:
             raise RuntimeError(
                 f"TorchBridge: a gradient must have its parameter's shape {tuple(param.shape)}, got {tuple(grad.shape)}"
@@ -162,7 +170,7 @@ class WholePart:
             return np.asarray(float(value)).astype(unit.dtype)
         if unit.is_key or unit.dtype == np.uint32:
             return self._engine.load(value, self._first_leaf(unit), self._device)
-        tensor = torch.as_tensor(value).to(device=self._device, dtype=torch_dtype(unit.dtype))
+        tensor = local(torch.as_tensor(value)).to(device=self._device, dtype=torch_dtype(unit.dtype))
         return self._engine.lend(tensor)
 
     def _first_leaf(self, unit: Unit) -> Any:
@@ -170,7 +178,7 @@ class WholePart:
         if self._first is None:
             params = []
             for j, member in enumerate(self.members):
-                param = member.param.detach().to(self._device).reshape(self._shape(j))
+                param = local(member.param).detach().to(self._device).reshape(self._shape(j))
                 params.append(self._engine.lend(param))
             leaves = self._engine.init(self.recipe, self._numbers, params)
             self._first = {
@@ -208,7 +216,7 @@ class WholePart:
         return [member.param for member in self.members if member.grad is not None]
 
     def _write(self, j: int, value: Any) -> None:
-        param, rows = self.members[j].param, self._rows[j]
+        param, rows = local(self.members[j].param), self._rows[j]
         if rows is not None:
             rows.store(self._engine, value)
         else:
