@@ -132,6 +132,8 @@ class TorchBridge(torch.optim.Optimizer):
     @property
     def engine(self) -> Choice:
         """The engine that updates the parameters, and why; can be set, at any time, to "auto", "xla" or "torch"."""
+        if self._is_pure:
+            return Choice("torch", "the steps are differentiated, or captured in a graph")
         if self._held is not None and self._held.choice is not None:
             return self._held.choice
         return _choice.choose(self._wanted, [p for group in self.param_groups for p in group["params"]])
@@ -141,6 +143,8 @@ class TorchBridge(torch.optim.Optimizer):
         _choice.check(type(self).__name__, wanted)
         self._wanted = wanted
         self._held = None
+        if vars(self).get("param_groups"):
+            self._check_covered(self.param_groups)
 
     @property
     def compilations(self) -> int:
@@ -232,6 +236,7 @@ class TorchBridge(torch.optim.Optimizer):
             self._apply_schedules()
             if self._binding.multiplied:  # otherwise torch's constructor has checked
                 self._check_group(group, where)
+            self._check_covered([group])
         except BaseException:
             self.param_groups.pop()
             self._scheduled.pop(id(group), None)
@@ -348,6 +353,12 @@ class TorchBridge(torch.optim.Optimizer):
             text = self._binding.refuse_param(p.shape, _buffers.jax_dtype(p.dtype))
             if text:
                 raise ValueError(f"TorchBridge: parameter {key!r} of {where.removeprefix('parameter ')} must be {text}")
+
+    def _check_covered(self, groups: Sequence[dict[str, Any]]) -> None:
+        """Refuses what the torch engine has no operations for, if it is to update these groups."""
+        params = [p for group in groups for p in group["params"]]
+        if _choice.choose(self._wanted, params).name == "torch":
+            Store(self._binding, fast=self.fast_path, wanted="torch").check_covered(groups)
 
     def _check_parameters(self) -> None:
         """Refuses, before each step, what a subclass cannot update."""

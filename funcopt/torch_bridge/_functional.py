@@ -53,7 +53,7 @@ def functional(transform: Any, **hyperparams: Any) -> TorchTransformation:
         unknown = [name for name in own if name not in binding.defaults]
         if unknown:
             raise TypeError(
-                f"functional: {binding.name} has no hyperparameter {unknown[0]!r}; it has {', '.join(binding.defaults)}"
+                f"functional: {binding.name} has no hyperparameter {unknown[0]}; it has {', '.join(binding.defaults)}"
             )
         found, numbers = binding.split({**binding.defaults, **own}, read=_as_number)
         return Pure(binding, [found], [tuple(range(len(params)))], valued, params), list(numbers)
@@ -78,7 +78,7 @@ def functional(transform: Any, **hyperparams: Any) -> TorchTransformation:
 
 
 def _as_number(value: Any) -> torch.Tensor:
-    return torch.as_tensor(value).to(torch.float64)
+    return torch.as_tensor(value, dtype=torch.float64)
 
 
 def _leaves(values: Any, like: Any = None) -> list[Any]:

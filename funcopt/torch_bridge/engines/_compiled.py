@@ -98,11 +98,15 @@ def _call(
     if not arrays[0].numel():
         return ()
     key = function, arrays[0].shape[1:]
-    if key not in _sized:
-        for x in (*arrays, *(where or ()), *(numbers if where is not None else ())):
-            torch._dynamo.mark_dynamic(x, 0)  # pyright: ignore[reportPrivateImportUsage]
+    arguments = list(arrays), list(numbers), list(totals), where
+    if key in _sized:
+        return function(*arguments)
+    for x in (*arrays, *(where or ()), *(numbers if where is not None else ())):
+        torch._dynamo.mark_dynamic(x, 0)  # pyright: ignore[reportPrivateImportUsage]
     try:
-        found = function(list(arrays), list(numbers), list(totals), where)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the compiler's, of itself
+            found = function(*arguments)
     except TorchDynamoException as error:
         _broken.append(str(error))
         warnings.warn(

@@ -66,6 +66,14 @@ class Pure:
         with jax.enable_x64(True):
             return form_of(jax.eval_shape(self._recipe.init, np.zeros(self._size), list(self._shapes)))
 
+    def check_covered(self) -> None:
+        """Writes the code.
+
+        Raises:
+            NotCovered: for what torch has no operation for.
+        """
+        _kept.kept((*self._key, "pure update"), self._write)
+
     def init(self, numbers: Sequence[torch.Tensor], params: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The leaves of a new state."""
 

@@ -178,11 +178,15 @@ def class_form(binding: Binding, found: ProgramClass, dtype: Any) -> ClassForm:
         NotByRows: if the recipe is not elementwise.
         ValueError: for parameters that the recipe refuses.
     """
-    return _class_form(_FormKey(binding, found, np.dtype(dtype)))
+    form = _class_form(_FormKey(binding, found, np.dtype(dtype)))
+    if isinstance(form, str):
+        raise NotByRows(form)
+    return form
 
 
 @functools.lru_cache(maxsize=512)
-def _class_form(key: _FormKey) -> ClassForm:
+def _class_form(key: _FormKey) -> ClassForm | str:
+    """The form, or why there is none: that is found out once, too."""
     count = key.found.size
     elementwise = []
 
@@ -194,14 +198,14 @@ def _class_form(key: _FormKey) -> ClassForm:
     numbers = [jax.ShapeDtypeStruct((), jnp.float64)] * count
     closed, state = jax.make_jaxpr(init, return_shape=True)(numbers, jax.ShapeDtypeStruct((_LANES,), key.dtype))
     if not elementwise[-1]:
-        raise NotByRows("a recipe that is not elementwise")
+        return "a recipe that is not elementwise"
     form = form_of(state)
     arrays = [unit for unit in form.units if unit.place is not None and unit.shape == (_LANES,)]
     own = [unit for unit in form.units if unit.place is not None and unit.shape == ()]
     shared = [unit for unit in form.units if unit.place is None and unit.shape == ()]
     plain = all(not unit.is_key for unit in (*own, *shared))
     if len(arrays) + len(own) + len(shared) < len(form.units) or not plain:
-        raise NotByRows("a state of other shapes")
+        return "a state of other shapes"
     constants = dict(zip(form.units, _constants(closed), strict=True))
     return ClassForm(form, tuple(arrays), tuple(own), tuple(shared), tuple(constants[unit] for unit in arrays))
 

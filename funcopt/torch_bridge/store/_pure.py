@@ -69,7 +69,7 @@ def update_purely(
 
 
 def _as_number(value: Any) -> torch.Tensor:
-    return torch.as_tensor(value).to(torch.float64)
+    return torch.as_tensor(value, dtype=torch.float64)
 
 
 def _keep(entry: Entry, new: Entry, *, in_place: bool) -> None:

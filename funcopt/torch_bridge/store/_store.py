@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.parameter import is_lazy
 
 from funcopt.torch_bridge import _buffers
 from funcopt.torch_bridge._binding import Binding, ProgramClass
@@ -24,8 +25,11 @@ from funcopt.torch_bridge._shards import local, sharding_of
 from funcopt.torch_bridge._units import Unit
 from funcopt.torch_bridge.engines import _torch, _xla
 from funcopt.torch_bridge.engines._choice import Choice, Wanted, choose
+from funcopt.torch_bridge.engines._elements import elements_of
 from funcopt.torch_bridge.engines._engine import Engine, Part
-from funcopt.torch_bridge.engines._recipes import Given, Whole, class_form
+from funcopt.torch_bridge.engines._operations import NotCovered
+from funcopt.torch_bridge.engines._pure import Pure
+from funcopt.torch_bridge.engines._recipes import Elementwise, Given, Whole, class_form
 from funcopt.torch_bridge.engines._segments import NotByRows
 from funcopt.torch_bridge.store._block import Block, Kind, rows_of, width_for
 from funcopt.torch_bridge.store._whole import Member, WholePart
@@ -652,6 +656,35 @@ class Store:
                 own, _, group = name.partition("@")
                 if not group or int(group) == i:
                     state[p][own] = tensor
+
+    def check_covered(self, groups: Sequence[Group]) -> None:
+        """Writes the code for each class of groups and dtype, which the first step then has already.
+
+        Raises:
+            NotImplementedError: for a recipe that the torch engine has no operations for.
+        """
+        self.read(groups)
+        plain = [p for p in self._group_of if not is_lazy(p) and (p.is_floating_point() or p.is_complex())]
+        kinds = {Kind(self._seen[self._group_of[p]].found, p.dtype, p.device): p for p in plain}
+        for kind, p in kinds.items():
+            self._engine_for([p])
+            try:
+                if self._by_rows(kind):
+                    dtype = jax_dtype(kind.dtype)
+                    wide = torch.get_default_dtype() == torch.float64
+                    recipe = Elementwise(
+                        self._binding, kind.found, dtype, dtype, Given(False, False), joined=True, wide=wide
+                    )
+                    elements_of(recipe)
+                else:
+                    Pure(self._binding, [kind.found], [(0,)], False, [p]).check_covered()
+            except NotByRows:
+                continue  # the step will find another way
+            except NotCovered as error:
+                raise NotImplementedError(
+                    f"TorchBridge: {self._binding.name} uses {error}, which the torch engine has no operation for; "
+                    "use engine='xla', on a device that JAX has"
+                ) from error
 
     def units(self, group: int, p: torch.Tensor) -> list[Unit]:
         """What the state of a parameter consists of."""
