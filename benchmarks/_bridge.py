@@ -96,8 +96,8 @@ def compare(
 def measure(case: BenchmarkCase, workload: Workload, peers: Sequence[str], settings: Settings, triad: Triad) -> Results:
     """The comparison of a case on a workload.
 
-    Findings: `bridge/CASE/WORKLOAD/PEER`, how many times faster the bridge is, and `start/CASE/WORKLOAD`, seconds
-    until its first step is done.
+    Findings: `BRIDGE/CASE/WORKLOAD/PEER`, how many times faster the bridge is, for each way in which it runs; and
+    `start/CASE/WORKLOAD`, seconds until its first step is done.
     """
     comparison = compare(case, workload, peers, settings, triad)
     rounds, results = comparison.rounds, Results()
@@ -127,6 +127,10 @@ def measure(case: BenchmarkCase, workload: Workload, peers: Sequence[str], setti
                 rejected(rounds),
             )
         )
+    for own in set(BRIDGE_PEERS).intersection(peers) - {"bridge"}:
+        for peer in set(peers) - set(BRIDGE_PEERS):
+            versus = ratio(rounds, own, peer, wrong.get(own, "") or wrong.get(peer, ""))
+            results.findings[f"{own}/{case.name}/{workload.name}/{peer}"] = versus
     if "bridge" in peers:
         results.findings[f"start/{case.name}/{workload.name}"] = comparison.starts["bridge"]
     return results

@@ -23,6 +23,20 @@ class PlainBridge(TorchBridge):
     fast_path = False
 
 
+class TorchEngineBridge(TorchBridge):
+    """The bridge with torch's engine."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, engine="torch", **kwargs)
+
+
+class CompiledBridge(TorchBridge):
+    """The same, compiled."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, engine="torch", compiled=True, **kwargs)
+
+
 class Run(NamedTuple):
     """An optimizer at work."""
 
@@ -53,7 +67,12 @@ TORCH_PEERS: dict[str, Implementation] = {
     "fused": {"fused": True},
     "compiled": {},
 }
-BRIDGE_PEERS = {"bridge": TorchBridge, "bridge-plain": PlainBridge}
+BRIDGE_PEERS = {
+    "bridge": TorchBridge,
+    "bridge-plain": PlainBridge,
+    "bridge-torch": TorchEngineBridge,
+    "bridge-compiled": CompiledBridge,
+}
 PEERS = (*TORCH_PEERS, *BRIDGE_PEERS)
 
 

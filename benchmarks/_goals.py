@@ -69,6 +69,18 @@ OTHERS = (
     Goal("JAX loop against optax", "step, joined, 1,000 x 32x32", ("jax/*/1000x32x32/joined",), 1.3),
     Goal("JAX loop against optax", "compiling, funcopt, GPT-2 small", ("compile/*/gpt2-small/funcopt",), 1.0),
     Goal("JAX loop against optax", "compiling, funcopt, 1,000 x 32x32", ("compile/*/1000x32x32/funcopt",), 1.0),
+    Goal("torch's engine", "AdamW, 1,000 x 32x32, to fused", ("bridge-torch/adamw/1000x32x32/fused",), 2.0),
+    Goal("torch's engine", "AdamW, GPT-2 small, to foreach", ("bridge-torch/adamw/gpt2-small/foreach",), 2.0),
+    Goal("torch's engine, compiled", "AdamW, GPT-2 small, to fused", ("bridge-compiled/adamw/gpt2-small/fused",), 0.9),
+    Goal(
+        "torch's engine, compiled", "recipe, GPT-2 small, to fused", ("bridge-compiled/recipe/gpt2-small/fused",), 1.3
+    ),
+    Goal(
+        "torch's engine, compiled",
+        "RMSprop, NAdam, Adadelta, ResNet-50, to foreach",
+        tuple(f"bridge-compiled/{name}/resnet50/foreach" for name in ("rmsprop", "nadam", "adadelta")),
+        2.0,
+    ),
     Goal("step() beyond the kernel", "161 tensors", ("overhead/161",), 300, upper=True, unit="us", factor=1e6),
     Goal("step() beyond the kernel", "a tensor of many, of few", ("growth/*/*",), 1.0, upper=True),
     Goal("first step", "AdamW, ResNet-50", ("start/adamw/resnet50",), 3.0, upper=True, unit="s"),

@@ -50,7 +50,7 @@ _KEPT = ("config", "_step_supports_amp_scaling", "_wanted", "_compiled")
 
 
 class TorchBridge(torch.optim.Optimizer):
-    """Runs a recipe on torch parameters: each `step()` is one call of a compiled XLA program.
+    """Runs a recipe on torch parameters: by one compiled program of XLA's, or by torch's own operations.
 
     It is a torch optimizer: `param_groups` are read at every step, so any `torch.optim.lr_scheduler` drives it, and a
     changed number never recompiles. A group's `lr_mult` and `decay_mult` multiply its `lr` and `weight_decay` where
@@ -60,7 +60,7 @@ class TorchBridge(torch.optim.Optimizer):
     once for each.
 
     Args:
-        params: tensors, (name, tensor) pairs, or group dicts, as for any torch optimizer; on one device.
+        params: tensors, (name, tensor) pairs, or group dicts, as for any torch optimizer.
         transform: a factory whose arguments become group hyperparameters (`funcopt.adamw`, `optax.lion`, your own
             function that returns a chain), or a ready transformation, which has none.
         engine: what updates the parameters: "xla", one compiled program, on devices that JAX has; "torch", torch's own
@@ -77,7 +77,7 @@ class TorchBridge(torch.optim.Optimizer):
     Raises:
         ValueError: for a value that the factory refuses, in any group.
         TypeError: for an argument that the factory lacks or needs.
-        RuntimeError: for parameters on a device that JAX does not have.
+        NotImplementedError: for a recipe that torch's engine has no operations for, if it is to run it.
 
     Example:
         >>> import funcopt, torch
@@ -182,7 +182,8 @@ class TorchBridge(torch.optim.Optimizer):
             self._apply_schedules()
             scale = getattr(self, "grad_scale", None) if getattr(self, "found_inf", None) is not None else None
             if self._is_pure:
-                return self._step_purely(loss)
+                self._step_purely(loss, scale)
+                return loss
             counts = [(own.group, own.group["schedule_step"] + 1) for own in self._following()]
             with _uninterrupted():
                 done = store.update(
@@ -204,21 +205,21 @@ class TorchBridge(torch.optim.Optimizer):
         captured = [group for group in self.param_groups if group.get("capturable")]
         return any(p.device.type not in ("cpu", "meta") for group in captured for p in group["params"])
 
-    def _step_purely(self, loss: Any) -> Any:
+    def _step_purely(self, loss: Any, scale: torch.Tensor | None) -> None:
         differentiable = any(group.get("differentiable") for group in self.param_groups)
         counts = [(own.group, own.group["schedule_step"] + 1) for own in self._following()]
-        with torch.set_grad_enabled(differentiable):
+        with torch.set_grad_enabled(differentiable), _uninterrupted():
             done = update_purely(
                 self._binding,
                 self.param_groups,
                 self.state,
                 loss=loss,
+                scale=scale,
                 differentiable=differentiable,
                 check=self._check_sparse,
             )
-        for group, count in counts if done else ():
-            group["schedule_step"] = count
-        return loss
+            for group, count in counts if done else ():
+                group["schedule_step"] = count
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group, as torch does. Its parameters start at their own step 0; those before keep their state.

@@ -2,9 +2,9 @@
 
 There is a class for each algorithm of funcopt that torch.optim has a class of, by its name. It takes the constructor of
 torch's class, with its defaults and its checks, and is an instance of it; the numbers come from funcopt's definition.
-Options that only choose among torch's implementations (foreach, capturable) are accepted and change nothing; with
-`fused`, where torch's class has it, the step unscales gradients and skips by itself under a GradScaler, as torch's. A
-JAX update is differentiable by nature, a step on torch tensors is not: `differentiable=True` is an error.
+`engine` and `compiled` are the bridge's own. `foreach` is accepted and changes nothing; with `fused`, where torch's
+class has it, the step unscales gradients and skips by itself under a GradScaler, as torch's. With `differentiable`
+autograd goes through the steps, and with `capturable`, elsewhere than on the CPU, a graph can hold them.
 """
 
 # A class that is torch's, constructor and all, and the bridge's in everything else: two bases that disagree.

@@ -192,8 +192,13 @@ def test_torchs_own_error_inputs(name: str, given: Any) -> None:
 
 @pytest.mark.parametrize("name", [*ALL])
 def test_constructors_are_torchs(name: str) -> None:
+    """And take the engine, by keyword."""
     mine, theirs = getattr(optim, name), getattr(torch.optim, name)
-    assert inspect.signature(mine) == inspect.signature(theirs)
+    parameters = inspect.signature(mine).parameters
+    further = [] if name == "LBFGS" else ["engine", "compiled"]
+    assert [p for n, p in parameters.items() if n not in further] == [*inspect.signature(theirs).parameters.values()]
+    assert [n for n in parameters if n not in inspect.signature(theirs).parameters] == further
+    assert all(parameters[n].kind is inspect.Parameter.KEYWORD_ONLY for n in further)
     assert issubclass(mine, theirs)
 
 
@@ -207,11 +212,6 @@ def test_options_that_choose_torchs_implementation_change_nothing(option: dict[s
     run(optim.AdamW(plain), plain, range(3), False)
     run(optim.AdamW(chosen, **option), chosen, range(3), False)
     assert error(chosen, plain) == 0.0
-
-
-def test_differentiable_is_refused() -> None:
-    with pytest.raises(ValueError, match="differentiable must be False, got True; differentiate the JAX update"):
-        optim.SGD(parameters(), differentiable=True)
 
 
 def test_nan_learning_rate_is_torchs_business() -> None:

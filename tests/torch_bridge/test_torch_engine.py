@@ -250,6 +250,7 @@ def test_a_step_that_a_graph_can_hold(name: str) -> None:
                 optimizer.param_groups,
                 optimizer.state,
                 loss=None,
+                scale=None,
                 differentiable=False,
                 check=lambda _: None,
             )
@@ -260,6 +261,22 @@ def test_a_step_that_a_graph_can_hold(name: str) -> None:
         kept = tensors
     # Counts in float32 are multiplied as such, as torch does under `capturable`; bfloat16 is Muon's own.
     assert largest_difference(params, others) <= (1e-3 if name == "Muon" else ROUNDING)
+
+
+def test_gradients_that_are_scaled() -> None:
+    """As GradScaler hands them to an optimizer with `fused=True`."""
+    results = []
+    for factor in (1.0, 512.0):
+        params = [p.clone() for p in make_parameters(SHAPES)]
+        optimizer = TorchBridge([torch.zeros(1, requires_grad=True)], funcopt.adamw, fused=True, differentiable=True)
+        optimizer.param_groups[0]["params"] = params
+        for step in range(2):
+            for p, grad in zip(params, make_parameters(SHAPES), strict=True):
+                p.grad = grad.detach() * factor * (step + 1)
+            optimizer.grad_scale, optimizer.found_inf = torch.tensor(factor), torch.tensor(0.0)
+            optimizer.step()
+        results.append(params)
+    assert largest_difference(*results) <= ROUNDING
 
 
 # torch.func.
@@ -322,15 +339,15 @@ def test_compiled_blocks(name: str) -> None:
     assert largest_difference(*results) <= ROUNDING
 
 
-def kernels_of(build: Callable[[], Any]) -> list[int]:
-    """How many kernels, and buffers beside the arguments, each compiled function has."""
+def kernels_of(build: Callable[[], Any]) -> list[tuple[int, int]]:
+    """How many kernels, and arrays beside the arguments, each compiled function has."""
     _compiled._function_of.cache_clear()
     _kept.forget_codes()
     torch._dynamo.reset()
     with warnings.catch_warnings(), inductor.patch(fx_graph_cache=False), functorch.patch(enable_autograd_cache=False):
         warnings.simplefilter("ignore")
         _, sources = run_and_get_code(build)
-    return [source.count("async_compile.cpp_pybinding(") for source in sources]
+    return [(source.count("async_compile.cpp_pybinding("), source.count("= empty_strided_cpu(")) for source in sources]
 
 
 @pytest.mark.parametrize("name", ["AdamW", "RAdam"])
@@ -339,7 +356,7 @@ def test_a_block_is_one_kernel(name: str) -> None:
     params = [torch.nn.Parameter(p.detach().float()) for p in make_parameters(SHAPES)]
     set_gradients(params, 0)
     optimizer = make(name, params, engine="torch", compiled=True)
-    assert kernels_of(optimizer.step) == [1, 1]
+    assert kernels_of(optimizer.step) == [(1, 0), (1, 0)]
 
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

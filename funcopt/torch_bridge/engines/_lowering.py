@@ -168,7 +168,7 @@ def simplified(lowered: Lowered) -> Lowered:
     ops = []
     for op in lowered.ops:
         own = op._replace(inputs=tuple(_seen(x, known) for x in op.inputs))
-        same = own.name in ("convert_element_type", "reshape", "squeeze", "expand_dims", "broadcast_in_dim")
+        same = own.name in ("convert_element_type", "reshape", "squeeze", "broadcast_in_dim")
         first = own.inputs[0] if own.inputs else None
         if same and first is not None and (first.shape, first.dtype) == (own.out.shape, own.out.dtype):
             known[own.out] = first

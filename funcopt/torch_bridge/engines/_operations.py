@@ -369,8 +369,12 @@ def _scatter(how: str) -> Emit:
             # Rows that follow each other, from an index of shape (1,) on.
             own[1] = f"({own[1]} + torch.arange({op.inputs[2].shape[0]}, device={own[1]}.device))[:, None]"
             return Call("_put", (*own, repr(how)), has_out=False)
+        of_rows = numbers.inserted_window_dims == numbers.scatter_dims_to_operand_dims == (0,)
+        if of_rows and len(op.inputs[1].shape) == 1 and numbers.update_window_dims == everything[:-1]:  # one row
+            own[1:] = [f"{x}[None]" for x in own[1:]]
+            return Call("_put", (*own, repr(how)), has_out=False)
         rows = (
-            numbers.inserted_window_dims == numbers.scatter_dims_to_operand_dims == (0,)
+            of_rows
             and numbers.update_window_dims == tuple(range(1, len(shape)))
             and not numbers.operand_batching_dims
             and len(op.inputs[1].shape) == 2
@@ -404,7 +408,8 @@ def put(array: torch.Tensor, indices: torch.Tensor, rows: torch.Tensor, how: str
 
 def sort(operands: Sequence[torch.Tensor], dimension: int, keys: int) -> list[torch.Tensor]:
     """Operands in the order of the first ones."""
-    order = torch.arange(operands[0].shape[dimension], device=operands[0].device).expand_as(operands[0])
+    view = [-1 if i == dimension else 1 for i in range(operands[0].dim())]
+    order = torch.arange(operands[0].shape[dimension], device=operands[0].device).view(view).expand_as(operands[0])
     for key in reversed(operands[:keys]):
         again = torch.argsort(torch.gather(key, dimension, order), dim=dimension, stable=True)
         order = torch.gather(order, dimension, again)
@@ -480,7 +485,6 @@ TORCH: dict[str, Emit] = {
     "complex": _tensors("torch.complex"),
     "reshape": _reshape,
     "squeeze": _reshape,
-    "expand_dims": _reshape,
     "broadcast_in_dim": _broadcast,
     "transpose": lambda op, context, x: Call(
         f"{context.tensor(x[0], op.out.dtype)}.permute", (repr(tuple(op.params["permutation"])),), False, True
@@ -551,7 +555,7 @@ NAMESPACE = {"torch": torch, "inf": math.inf, "nan": math.nan, "_take": take, "_
 """What the source refers to."""
 
 VIEWS = frozenset(
-    "reshape squeeze expand_dims broadcast_in_dim transpose slice real imag".split()  # noqa: SIM905
+    "reshape squeeze broadcast_in_dim transpose slice real imag".split()  # noqa: SIM905
 )
 """What may lie in its operand's memory."""
 

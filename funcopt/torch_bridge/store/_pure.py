@@ -17,6 +17,7 @@ def update_purely(
     state: Any,
     *,
     loss: Any,
+    scale: torch.Tensor | None,
     differentiable: bool,
     check: Callable[[Sequence[torch.Tensor]], None],
 ) -> bool:
@@ -27,6 +28,7 @@ def update_purely(
         groups: the optimizer's; hyperparameters may be tensors.
         state: the optimizer's.
         loss: the closure's result.
+        scale: of the gradients, which they are to be divided by.
         differentiable: whether autograd is to go through: state is replaced, and not written. Otherwise it is
             written in place.
         check: refuses parameters with sparse gradients.
@@ -58,6 +60,8 @@ def update_purely(
     # Autograd keeps what was, also where it is written over.
     old = [p.clone() for p in params] if differentiable else [p.detach() for p in params]
     grads = [p.grad if differentiable else p.grad.detach() for p in params]
+    if scale is not None:
+        grads = [grad / scale.to(grad.device) for grad in grads]
     entries = [dict(state.get(p, {})) for p in params]
     new_params, new = pure.update(numbers, grads, old, entries, loss, where, RuntimeError)
     for p, value, entry in zip(params, new_params, new, strict=True):

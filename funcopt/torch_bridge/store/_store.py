@@ -664,7 +664,7 @@ class Store:
             NotImplementedError: for a recipe that the torch engine has no operations for.
         """
         self.read(groups)
-        plain = [p for p in self._group_of if not is_lazy(p) and (p.is_floating_point() or p.is_complex())]
+        plain = [p for p in self._group_of if p.requires_grad and not is_lazy(p)]
         kinds = {Kind(self._seen[self._group_of[p]].found, p.dtype, p.device): p for p in plain}
         for kind, p in kinds.items():
             self._engine_for([p])
@@ -678,8 +678,8 @@ class Store:
                     elements_of(recipe)
                 else:
                     Pure(self._binding, [kind.found], [(0,)], False, [p]).check_covered()
-            except NotByRows:
-                continue  # the step will find another way
+            except (NotByRows, TypeError, ValueError):
+                continue  # the step finds another way, or says what is wrong
             except NotCovered as error:
                 raise NotImplementedError(
                     f"TorchBridge: {self._binding.name} uses {error}, which the torch engine has no operation for; "
