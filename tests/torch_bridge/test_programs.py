@@ -11,13 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import optax
 import pytest
 import torch
 from torch.optim import lr_scheduler
 from twins import ROUNDING, TWINS, largest_difference, make_parameters, take_steps
 
+import funcopt
 from funcopt import TorchBridge
 from funcopt.torch_bridge import optim
+from funcopt.torch_bridge._binding import Binding
 from funcopt.torch_bridge.engines._xla import forget_programs
 from funcopt.torch_bridge.store import _store
 
@@ -300,3 +303,15 @@ def test_groups_that_are_added_to_recipes_in_their_own_shapes(
     assert largest_difference(ours, theirs) <= ROUNDING + one_side
     # Three together, one for each of two shapes; then one together again.
     assert programs == [1, 2, 3, *[5] * 8, *[6] * 4]
+
+
+@pytest.mark.parametrize("factory", [optax.adam, funcopt.adafactor, funcopt.muon], ids=lambda f: f.__name__)
+def test_a_recipe_in_its_own_shapes_is_not_traced_again(factory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = make_parameters([(4, 3), (3, 4), (4, 3)])
+    optimizer = TorchBridge(params, factory, lr=0.1)
+    take_steps(params, optimizer, range(2))
+    built: list[Any] = []
+    build = Binding.build
+    monkeypatch.setattr(Binding, "build", lambda self, groups: built.append(groups) or build(self, groups))
+    take_steps(params, optimizer, range(2, 4))
+    assert not built

@@ -14,8 +14,10 @@ import torch
 from twins import ROUNDING, largest_difference, make_parameters, set_gradients, take_steps
 
 import funcopt
+import funcopt.kinds
 from funcopt import ElementwiseTransformation, TorchBridge
 from funcopt._lift import REDUCE
+from funcopt.rule import Rule, transformation
 from funcopt.torch_bridge import optim
 from funcopt.torch_bridge.store import _store
 
@@ -368,3 +370,32 @@ def test_parameters_over_one_memory(when: int, name: str) -> None:
         results.append(params)
     assert torch.equal(results[0][0], results[0][3])
     assert largest_difference(*results) <= ROUNDING
+
+
+@transformation(elementwise=True)
+def sum_of_norms(lr: funcopt.kinds.NonNegative = 0.1) -> Rule:
+    """Each array's norm is one of its own, and not of parts of it.
+
+    Args:
+        lr: learning rate, >= 0.
+    """
+
+    def total(g: Any) -> Any:
+        return jnp.sqrt(jnp.sum(g * g))
+
+    def update(g: Any, *, total: Any) -> Any:
+        return -lr * g / total
+
+    return Rule(update, total=total)
+
+
+def test_a_total_of_what_is_not_linear_in_its_parts() -> None:
+    """A parameter of several rows is not one of several norms."""
+    params = make_parameters([(300,), (7, 90)])
+    set_gradients(params, 0)
+    before = [p.detach().clone() for p in params]
+    expected = sum(p.grad.norm() for p in params if p.grad is not None)
+    TorchBridge(params, sum_of_norms, lr=0.1).step()
+    for p, old in zip(params, before, strict=True):
+        assert p.grad is not None
+        torch.testing.assert_close(p.detach(), old - 0.1 * p.grad / expected, rtol=0, atol=ROUNDING)

@@ -45,7 +45,7 @@ _INNER = {
 """Primitives that call a function, and the parameter that it is in."""
 
 _SAME = frozenset(
-    "copy copy_p stop_gradient optimization_barrier sharding_constraint device_put reduce_precision_same".split()  # noqa: SIM905
+    "copy copy_p optimization_barrier sharding_constraint device_put".split()  # noqa: SIM905
 )
 """What returns its operands."""
 

@@ -47,6 +47,9 @@ KEEP_ZERO = frozenset(
 )
 """What makes zeros of zeros."""
 
+_KEEP_PARTS = frozenset({"convert_element_type", "copy", "reshape", "squeeze"})
+"""What may be done to a total before it is joined."""
+
 _CALLS = frozenset({"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2"})
 
 
@@ -172,6 +175,9 @@ def _check(traced: Traced, width: int) -> None:
                 raise NotByRows("totals that are neither sums nor extrema")
             continue
         if not rows:
+            # A parameter has several rows: what is done to a part of a total has to be done to all of it.
+            if any(map(is_partial, eqn.invars)) and name not in _KEEP_PARTS:
+                raise NotByRows(f"{name} of a part of a total")
             continue
         to_scalar = all(_ndim(var) == 0 for var in eqn.outvars)
         if to_scalar:
