@@ -66,7 +66,7 @@ class TorchBridge(torch.optim.Optimizer):
         engine: what updates the parameters: "xla", one compiled program, on devices that JAX has; "torch", torch's own
             operations, on any device; or "auto", see `engine`.
         compiled: whether torch's engine has torch's compiler make one kernel of an update of many parameters: some
-            seconds at the first step, then 2 to 4 times as fast. Without a compiler it warns, and goes on without.
+            seconds at the first step, then up to 3 times as fast. Without a compiler it warns, and goes on without.
         differentiable: whether autograd goes through the steps, as with torch's own; the parameters are then no leaves.
         capturable: whether a CUDA graph can hold a step: counts are on the device, and nothing waits for it.
         fused: whether `torch.amp.GradScaler` leaves unscaling to the program, as with torch's fused optimizers.
