@@ -40,6 +40,13 @@ def test_imports(code: str, package: str, expected: bool) -> None:
     assert result.stdout.strip() == str(expected), result.stderr
 
 
+@needs_torch
+def test_importing_leaves_torchs_compiler_alone() -> None:
+    """It takes a second, and torch imports it when the first optimizer is made."""
+    code = "import sys; from funcopt.torch_bridge import optim; print('torch._dynamo' in sys.modules)"
+    assert run(code).stdout.strip() == "False"
+
+
 def test_importing_starts_no_backend() -> None:
     code = "import funcopt; from jax._src import xla_bridge; print(xla_bridge._backends)"
     assert run(code).stdout.strip() == "{}"

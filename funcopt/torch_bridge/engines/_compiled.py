@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch._dynamo.exc import TorchDynamoException
 
 from funcopt.torch_bridge._buffers import torch_dtype
 from funcopt.torch_bridge.engines._chunks import run_chunks
@@ -107,7 +106,11 @@ def _call(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the compiler's, of itself
             found = function(*arguments)
-    except TorchDynamoException as error:
+    except Exception as error:
+        # The module is slow to import, and is there once something is compiled.
+        dynamo: Any = torch._dynamo  # pyright: ignore[reportPrivateImportUsage]
+        if not isinstance(error, dynamo.exc.TorchDynamoException):
+            raise
         _broken.append(str(error))
         warnings.warn(
             f"TorchBridge: torch.compile does not work here, so that updates run uncompiled: {str(error)[:500]}",
