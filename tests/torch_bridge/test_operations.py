@@ -255,7 +255,11 @@ X = np.arange(24.0).reshape(2, 3, 4) % 7 - 3
 ROWS = np.array([2, 0, 9, 2], np.int32)  # of a table of 4: one twice, one that is not there
 TABLE = np.arange(12.0).reshape(4, 3)
 SHAPED: dict[str, list[Callable[[Any], Any]]] = {
-    "reshape": [lambda x: x.reshape(6, 4), lambda x: lax.reshape(x, (4, 6), dimensions=(2, 0, 1))],
+    "reshape": [
+        lambda x: x.reshape(6, 4),
+        lambda x: lax.reshape(x, (4, 6), dimensions=(2, 0, 1)),
+        lambda x: lax.reshape(x[0, :, :3], (3, 3), dimensions=(1, 0)),
+    ],
     "squeeze": [lambda x: lax.squeeze(x[:1], (0,))],
     "broadcast_in_dim": [
         lambda x: jnp.expand_dims(x, 1),
@@ -340,6 +344,7 @@ def test_control_flow() -> None:
         (lambda x: jnp.linalg.svd(x[0]), "primitive svd"),
         (lambda x: lax.while_loop(lambda y: y[0, 0, 0] < 9, lambda y: y + 1, x), "primitive while"),
         (lambda x: x.at[:, 1, :].set(0.0), "scatter of anything but rows"),
+        (lambda x: x[0].at[jnp.array([5, 0])].set(0.0, mode="clip"), "scatter of anything but rows"),
     ],
 )
 def test_what_is_not_covered_is_named(fn: Callable[[Any], Any], text: str) -> None:

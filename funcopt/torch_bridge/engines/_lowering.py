@@ -119,7 +119,7 @@ def _unroll(eqn: Any, own: Sequence[Operand], ops: list[Op]) -> list[Operand]:
     constants, carried = params["num_consts"], params["num_consts"] + params["num_carry"]
     carry, length = list(own[constants:carried]), params["length"]
     body, consts = _parts(params["jaxpr"])
-    if length * len(body.eqns) > MAX_UNROLLED:
+    if not length or length * len(body.eqns) > MAX_UNROLLED:
         raise NotCovered(f"a loop of {length} x {len(body.eqns)} operations")
     stacked: list[list[Operand]] = []
     order = range(length - 1, -1, -1) if params["reverse"] else range(length)
@@ -170,6 +170,7 @@ def simplified(lowered: Lowered) -> Lowered:
         own = op._replace(inputs=tuple(_seen(x, known) for x in op.inputs))
         same = own.name in ("convert_element_type", "reshape", "squeeze", "broadcast_in_dim")
         first = own.inputs[0] if own.inputs else None
+        same = same and not (own.name == "reshape" and own.params["dimensions"] is not None)
         if same and first is not None and (first.shape, first.dtype) == (own.out.shape, own.out.dtype):
             known[own.out] = first
         elif own.inputs and own.name in NUMPY and all(isinstance(x, Constant) and not x.shape for x in own.inputs):
@@ -258,7 +259,7 @@ def decided(
         which = own.inputs[0] if own.name == "select_n" else None
         if isinstance(which, Value) and which in known:
             chosen[own.out] = own.inputs[1 + known[which]]
-        elif isinstance(which, Constant):
+        elif isinstance(which, Constant) and not which.shape:
             chosen[own.out] = own.inputs[1 + int(which.value)]
         else:
             kept.append(own)

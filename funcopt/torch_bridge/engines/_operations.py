@@ -375,12 +375,13 @@ def _scatter(how: str) -> Emit:
             return Call("_put", (*own, repr(how)), has_out=False)
         rows = (
             of_rows
+            and op.inputs[2].shape[1:] == shape[1:]
             and numbers.update_window_dims == tuple(range(1, len(shape)))
             and not numbers.operand_batching_dims
             and len(op.inputs[1].shape) == 2
         )
-        if not rows:
-            raise NotCovered("scatter of anything but rows")
+        if not rows or "clip" in str(op.params["mode"]).lower():
+            raise NotCovered("scatter of anything but rows, or to the nearest ones")
         return Call("_put", (*own, repr(how)), has_out=False)
 
     return emit
