@@ -16,7 +16,7 @@ from jax import lax
 
 from funcopt.torch_bridge.engines._code import chunked, functional
 from funcopt.torch_bridge.engines._lowering import Lowered, fused, lower, needed, run_host, split, without_splats
-from funcopt.torch_bridge.engines._operations import MANY, NUMPY, TORCH, NotCovered, name_of
+from funcopt.torch_bridge.engines._operations import MANY, NUMPY, TORCH, NotCovered
 from funcopt.torch_bridge.engines._segments import NotByRows
 
 pytestmark = pytest.mark.one_engine
@@ -63,10 +63,6 @@ class Case(NamedTuple):
     """Whether zeros have the same sign."""
     numbers: bool = True
     """Whether some of the operands may be numbers."""
-
-
-def _shifted(x: Any, *, by: int) -> Any:
-    return lax.shift_right_logical(lax.shift_left(x, lax.full_like(x, 1)), lax.full_like(x, by))
 
 
 ELEMENTWISE: dict[str, list[Case]] = {
@@ -144,23 +140,6 @@ ELEMENTWISE: dict[str, list[Case]] = {
     "or": [Case(lax.bitwise_or, 2, WORDS)],
     "xor": [Case(lax.bitwise_xor, 2, WORDS)],
     "not": [Case(lax.bitwise_not, 1, WORDS)],
-    "shift_left": [Case(lax.shift_left, 2, f"{INTS} uint8")],
-    "shift_right_logical": [
-        Case(lax.shift_right_logical, 2, f"{INTS} uint8"),
-        *(Case(partial(_shifted, by=by), 1, f"{INTS} uint8") for by in (0, 3, 7)),
-    ],
-    "shift_right_arithmetic": [Case(lax.shift_right_arithmetic, 2, "int64 int32")],
-    "bitcast_convert_type": [
-        Case(partial(lax.bitcast_convert_type, new_dtype=to), 1, dtypes)
-        for to, dtypes in [
-            ("int32", "float32 uint32"),
-            ("uint32", "float32 int32"),
-            ("float32", "int32 uint32"),
-            ("float64", "int64"),
-            ("int64", "float64"),
-            ("int16", "bfloat16"),
-        ]
-    ],
     "select_n": [
         Case(lambda x, y, z: lax.select_n(x > 0, y, z), 3, ORDERED),
         Case(lambda x, y, z: lax.select_n((x > 0).astype(int) + (x > 1), y, z, x), 3, ORDERED),
@@ -190,7 +169,7 @@ def to_torch(x: Any) -> torch.Tensor:
     x = np.asarray(x)
     if x.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(np.ascontiguousarray(x)).to(getattr(torch, name_of(x.dtype).removeprefix("torch.")))
+    return torch.from_numpy(x.astype(np.int64) if x.dtype == np.uint32 else np.ascontiguousarray(x))
 
 
 def to_numpy(x: Any, dtype: Any) -> np.ndarray:
@@ -200,10 +179,12 @@ def to_numpy(x: Any, dtype: Any) -> np.ndarray:
     if dtype == ml_dtypes.bfloat16:
         assert x.dtype == torch.bfloat16
         return x.contiguous().view(torch.int16).numpy().view(dtype)
-    assert str(x.dtype) == name_of(dtype)
-    found = x.numpy().astype(dtype)
-    assert dtype == np.uint64 or (found == x.numpy()).all() or found.dtype.kind in "fc"
-    return found
+    if dtype == np.uint32:
+        assert x.dtype == torch.int64
+        assert not len(x) or 0 <= int(x.min()) <= int(x.max()) < 2**32
+        return x.numpy().astype(dtype)
+    assert x.numpy().dtype == dtype
+    return x.numpy()
 
 
 def assert_agree(found: Any, expected: Any, ulps: float = 0, least: float = 0, signed: bool = True) -> None:
@@ -387,11 +368,11 @@ FUSED = {"lerp", "addcmul", "addcdiv", "add_scaled"}
 
 
 def test_every_operation_has_a_case() -> None:
-    assert {*ELEMENTWISE, *SHAPED, *FUSED, "threefry2x32", "or_nan"} == {*TORCH, *MANY}
+    assert {*ELEMENTWISE, *SHAPED, *FUSED, "or_nan"} == {*TORCH, *MANY}
     assert {*NUMPY} <= {*ELEMENTWISE, "add_any", "or_nan"}
 
 
-def assert_same(fn: Callable[[Any], Any], *arrays: np.ndarray, ulps: float = 8) -> Lowered:
+def assert_same(fn: Callable[[Any], Any], *arrays: np.ndarray) -> Lowered:
     """Sums and functions are rounded in another order."""
     with jax.enable_x64(True):
         jitted = jax.jit(fn)
@@ -400,7 +381,7 @@ def assert_same(fn: Callable[[Any], Any], *arrays: np.ndarray, ulps: float = 8) 
     code = functional(lowered.ops, lowered.inputs, [], lowered.outputs, {})
     for x, own in zip(arrays, wanted, strict=True):
         for a, b in zip(code.run([to_torch(x)], [], CPU), own, strict=True):
-            assert_agree(to_numpy(a, b.dtype), b, ulps, least=1, signed=False)
+            assert_agree(to_numpy(a, b.dtype), b, ulps=8, least=1, signed=False)
     return lowered
 
 
@@ -411,50 +392,6 @@ def test_of_shapes(name: str) -> None:
 
     assert name in names(assert_same(all_of_them, X, WITH_NAN))
     assert_same(all_of_them, X.astype(np.int32))
-
-
-RANDOM: list[Callable[[Any], Any]] = [
-    lambda key: jax.random.split(key, (2, 3)),
-    lambda key: jax.random.fold_in(key, 7),
-    lambda key: [jax.random.bits(key, (3, 5), dtype) for dtype in (np.uint8, np.uint16, np.uint32, np.uint64)],
-    lambda key: [jax.random.uniform(key, (99,), dtype) for dtype in (np.float64, np.float32, np.float16)],
-    lambda key: [jax.random.permutation(key, 20), jax.random.bernoulli(key, 0.3, (50,))],
-    lambda key: jax.random.randint(key, (50,), -3, 10, np.int32),
-    lambda key: [jax.random.uniform(key) for key in jax.random.split(key, 3)[1:]],
-    lambda key: jax.vmap(lambda key: jax.random.uniform(key, (2,)))(jax.random.split(key, 3)),
-    lambda key: lax.scan(lambda key, i: (jax.random.fold_in(key, i), jax.random.uniform(key)), key, np.arange(3)),
-    lambda key: jax.random.uniform(jnp.where(jax.random.uniform(key) < 0.3, key, jax.random.key(12345678901))),
-    lambda key: jnp.concatenate([jax.random.split(key), key[None]]).reshape(3, 1),
-    lambda key: jax.random.uniform(jax.random.key_data(key), (3,)),  # as older programs have it
-]
-
-
-def of_data(fn: Callable[[Any], Any], data: Any) -> list[Any]:
-    """What a function of a key gives, keys as what they are made of."""
-    found = jax.tree.leaves(fn(jax.random.wrap_key_data(data)))
-    return [jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x for x in found]
-
-
-KEYS = [np.array([0, 3], np.uint32), np.array([2**32 - 1, 2**31 + 7], np.uint32)]
-
-
-@pytest.mark.parametrize("fn", RANDOM)
-def test_random_keys_give_the_same_bits(fn: Callable[[Any], Any]) -> None:
-    assert "threefry2x32" in names(assert_same(partial(of_data, fn), *KEYS, ulps=0))
-
-
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_normal_numbers(dtype: Any) -> None:
-    """Of the same bits, but functions are rounded otherwise."""
-    assert_same(partial(of_data, lambda key: jax.random.normal(key, (999,), dtype)), *KEYS, ulps=64)
-
-
-def test_random_keys_as_arguments_and_results() -> None:
-    lowered = traced(lambda key: (jax.random.split(key), jax.random.key(5)), jax.random.key(3))
-    found = functional(lowered.ops, lowered.inputs, [], lowered.outputs, {}).run([to_torch(KEYS[0])], [], CPU)
-    split, made = (jax.random.key_data(key) for key in (jax.random.split(jax.random.key(3)), jax.random.key(5)))
-    assert_agree(to_numpy(found[0], np.uint32), split)
-    assert_agree(to_numpy(found[1], np.uint32), made)
 
 
 def _scan(x: Any, *, reverse: bool) -> Any:
@@ -497,8 +434,6 @@ def test_control_flow(fn: Callable[[Any], Any]) -> None:
         (lambda x: lax.reduce_precision(x, 4, 3), "reduce_precision to"),
         (lambda x: x.astype(jnp.uint64), "to_integer of uint64"),
         (lambda x: lax.iota(jnp.uint64, 3) < 2, "lt of uint64"),
-        (lambda x: jax.random.gamma(jax.random.key(0), x), "random_gamma of random keys"),
-        (lambda x: jax.random.uniform(jax.random.key(0, impl="rbg"), (3,)), "primitive rng_bit_generator"),
     ],
 )
 def test_what_is_not_covered_is_named(fn: Callable[[Any], Any], text: str) -> None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from funcopt.torch_bridge.engines import _random, _segments
+from funcopt.torch_bridge.engines import _segments
 from funcopt.torch_bridge.engines._operations import (
     MANY,
     NUMPY,
@@ -73,24 +73,26 @@ def lower(closed: ClosedJaxpr) -> Lowered:
     """
     ops: list[Op] = []
     avals: Sequence[Any] = closed.in_avals
-    inputs = [Value(*_random.made_of(aval)) for aval in avals]
+    inputs = [Value(aval.shape, _dtype(aval.dtype)) for aval in avals]
     outputs = _inline(closed.jaxpr, closed.consts, inputs, ops)
     return simplified(Lowered(inputs, ops, outputs))
 
 
-def _constant(value: Any) -> Constant:
-    return Constant(jax.random.key_data(value) if hasattr(value, "dtype") and _random.is_key(value.dtype) else value)
+def _dtype(dtype: Any) -> Any:
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        raise NotCovered("random keys")
+    return dtype
 
 
 def _inline(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Operand], ops: list[Op]) -> list[Operand]:
-    known: dict[Any, Operand] = dict(zip(jaxpr.constvars, map(_constant, consts), strict=True))
+    known: dict[Any, Operand] = dict(zip(jaxpr.constvars, map(Constant, consts), strict=True))
     known.update(zip(jaxpr.invars, arguments, strict=True))
 
     def read(var: Any) -> Operand:
         return Constant(np.asarray(var.val, made(var).dtype)) if isinstance(var, Literal) else known[var]
 
     def made(var: Any) -> Value:
-        return Value(*_random.made_of(var.aval))
+        return Value(var.aval.shape, _dtype(var.aval.dtype))
 
     for eqn in jaxpr.eqns:
         own, name = [read(var) for var in eqn.invars], eqn.primitive.name
@@ -102,9 +104,6 @@ def _inline(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Operand], o
             results = _unroll(eqn, own, ops)
         elif name == "cond":
             results = _both(eqn, own, ops)
-        elif (of_numbers := _random.written_out(eqn)) is not None:
-            inner = jax.make_jaxpr(of_numbers)(*(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in own))
-            results = _inline(inner.jaxpr, inner.consts, own, ops)
         elif name in TORCH or name in MANY or name == TOTAL:
             values = tuple(map(made, eqn.outvars))
             if name == "convert_element_type" and is_inexact(own[0].dtype) and values[0].dtype.kind in "iu":

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from funcopt.torch_bridge._buffers import torch_dtype
-from funcopt.torch_bridge.engines import _tensors
 
 
 class NotCovered(NotImplementedError):  # noqa: N818  # as `NotByRows`
@@ -26,18 +25,12 @@ class Value:
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
 
 
-_WIDER = {np.dtype(f"uint{bits}"): np.dtype(f"int{min(2 * bits, 64)}") for bits in (16, 32, 64)}
-"""Integers without a sign, of which torch has no operations, lie in ones with a sign; of 64 bits they are the same
-bits."""
-
-
 class Constant:
     """What is known beforehand: a number, or an array."""
 
     def __init__(self, value: Any) -> None:
-        own = np.asarray(value)
-        self.shape, self.dtype = own.shape, own.dtype
-        self.value = own.astype(_WIDER[own.dtype]) if own.shape and own.dtype in _WIDER else own  # an array as torch's
+        self.value = np.asarray(value)
+        self.shape, self.dtype = self.value.shape, self.value.dtype
 
 
 class Op(NamedTuple):
@@ -83,9 +76,14 @@ class Context(NamedTuple):
     lanes: bool = False  # whether in place of the first dimension there are one or more of any sizes
 
 
+_WIDER = {np.dtype(np.uint16): "torch.int32", np.dtype(np.uint32): "torch.int64", np.dtype(np.uint64): "torch.int64"}
+"""Integers without a sign, of which torch has no operations, are in ones with a sign; of 64 bits they are the same
+bits."""
+
+
 def name_of(dtype: Any) -> str:
     """A dtype in torch's source."""
-    return str(torch_dtype(_WIDER.get(np.dtype(dtype), np.dtype(dtype))))
+    return _WIDER.get(np.dtype(dtype)) or str(torch_dtype(np.dtype(dtype)))
 
 
 def bounds(dtype: Any) -> tuple[int, int]:
@@ -118,7 +116,7 @@ def _second_may_be_number(function: str) -> Emit:
     return lambda op, context, x: Call(function, (context.tensor(x[0], op.inputs[0].dtype), str(x[1])))
 
 
-def _of_tensors(function: str, *, has_out: bool = True) -> Emit:
+def _tensors(function: str, *, has_out: bool = True) -> Emit:
     def emit(op: Op, context: Context, x: Sequence[Operand]) -> Call:
         own = (context.tensor(operand, var.dtype) for operand, var in zip(x, op.inputs, strict=True))
         return Call(function, tuple(own), has_out)
@@ -141,7 +139,7 @@ def _extremum(function: str, bound: str) -> Emit:
         first, second = x[::-1] if x[0].is_number else x
         if second.is_number and not first.is_number and is_inexact(op.out.dtype):
             return Call(bound, (str(first), str(second)))
-        return _of_tensors(function)(op, context, x)
+        return _tensors(function)(op, context, x)
 
     return emit
 
@@ -149,7 +147,7 @@ def _extremum(function: str, bound: str) -> Emit:
 def _pow(op: Op, context: Context, x: Sequence[Operand]) -> Call:
     base, exponent = op.inputs
     if base.dtype != exponent.dtype or x[0].is_number == x[1].is_number:
-        return _of_tensors("torch.pow")(op, context, x)
+        return _tensors("torch.pow")(op, context, x)
     return Call("torch.pow", tuple(map(str, x)))
 
 
@@ -187,7 +185,7 @@ def _by_clamping(op: Op, context: Context) -> bool:
 
 def _logical(function: str) -> Emit:
     def emit(op: Op, context: Context, x: Sequence[Operand]) -> Call:
-        return _of_tensors(f"torch.bitwise_{function}")(op, context, x)
+        return _tensors(f"torch.bitwise_{function}")(op, context, x)
 
     return emit
 
@@ -240,39 +238,6 @@ def _conj(op: Op, context: Context, x: Sequence[Operand]) -> Call:
     if op.inputs[0].dtype != op.out.dtype:  # JAX's is complex, also of what is not
         return _convert(op, context, x)
     return Call("torch.conj_physical", (context.tensor(x[0], op.out.dtype),))
-
-
-def _shift(how: str) -> Emit:
-    def emit(op: Op, context: Context, x: Sequence[Operand]) -> Call:
-        own, by = context.tensor(x[0], op.out.dtype), op.inputs[1]
-        bits, is_signed = 8 * op.out.dtype.itemsize, op.out.dtype.kind == "i" or op.out.dtype == np.uint64
-        if how == "arithmetic" and op.out.dtype.kind != "i":
-            raise NotCovered(f"shift_right_arithmetic of {op.out.dtype}")
-        if not isinstance(by, Constant) or by.shape or not 0 <= int(by.value) < bits:
-            return Call("_shift", (own, context.tensor(x[1], by.dtype), str(bits), repr(how)), has_out=False)
-        count = int(by.value)
-        if how == "left":
-            return Call("torch.bitwise_left_shift", (own, str(count)))
-        if how == "logical" and is_signed and count:
-            return Call(
-                "torch.bitwise_and", (f"torch.bitwise_right_shift({own}, {count})", str(2 ** (bits - count) - 1))
-            )
-        return Call("torch.bitwise_right_shift", (own, str(count)))
-
-    return emit
-
-
-def _bitcast(op: Op, context: Context, x: Sequence[Operand]) -> Call:
-    source, to = op.inputs[0].dtype, op.out.dtype
-    if source.itemsize != to.itemsize or np.bool_ in (source, to):
-        raise NotCovered(f"bits of {source} as {to}")
-    own = context.tensor(x[0], source)
-    signed = f"torch.int{8 * to.itemsize}"
-    if source in _WIDER:
-        own = f"{own}.to({signed})"
-    if to not in _WIDER:
-        return Call(f"{own}.view", (name_of(to),), has_out=False, is_view=True)
-    return Call(f"{own}.view({signed}).to", (name_of(to),), has_out=False, is_view=True)
 
 
 def _rest(op: Op, context: Context, own: str) -> str:
@@ -467,6 +432,55 @@ def _scatter(how: str) -> Emit:
     return emit
 
 
+def take(array: torch.Tensor, indices: torch.Tensor, filled: bool, fill: float) -> torch.Tensor:
+    """Rows of an array at indices (..., 1); where there is none, a number."""
+    flat = indices[..., 0].to(torch.int64)
+    rows = array[flat.clamp(0, max(array.shape[0] - 1, 0))]
+    if not filled:
+        return rows
+    inside = ((flat >= 0) & (flat < array.shape[0])).reshape(*flat.shape, *[1] * (array.dim() - 1))
+    return torch.where(inside, rows, torch.full((), fill, dtype=array.dtype, device=array.device))
+
+
+def put(array: torch.Tensor, indices: torch.Tensor, rows: torch.Tensor, how: str) -> torch.Tensor:
+    """An array with rows at indices (n, 1) replaced, or added to; those outside of it are dropped."""
+    flat = indices[:, 0].to(torch.int64)
+    # One row more takes what is dropped.
+    flat = torch.where((flat >= 0) & (flat < array.shape[0]), flat, array.shape[0])
+    longer = torch.cat([array, array.new_zeros((1, *array.shape[1:]))])
+    found = longer.index_add(0, flat, rows) if how == "add" else longer.index_copy(0, flat, rows)
+    return found[:-1]
+
+
+def quotient(x: torch.Tensor, y: torch.Tensor, none: int) -> torch.Tensor:
+    """Integers divided, towards 0; where there is no quotient, a number, -1 of those with a sign."""
+    is_none, is_minus_one = y == 0, (y == none) & (none < 0)
+    found = torch.div(x, torch.where(is_none | is_minus_one, 1, y), rounding_mode="trunc")
+    return torch.where(is_none, none, torch.where(is_minus_one, -x, found))
+
+
+def remainder(x: torch.Tensor, y: torch.Tensor, none: int) -> torch.Tensor:
+    """What `quotient` leaves; all where there is none."""
+    is_none, is_minus_one = y == 0, (y == none) & (none < 0)
+    return torch.where(is_none, x, torch.fmod(x, torch.where(is_none | is_minus_one, 1, y)))
+
+
+def to_integer(x: torch.Tensor, dtype: torch.dtype, lowest: int, highest: int) -> torch.Tensor:
+    """Towards 0, and to the nearest of the dtype; 0 of NaN."""
+    found = torch.where(x >= highest, highest, torch.where(x <= lowest, lowest, x.to(dtype)))
+    return torch.where(torch.isnan(x), 0, found)
+
+
+def sort(operands: Sequence[torch.Tensor], dimension: int, keys: int) -> list[torch.Tensor]:
+    """Operands in the order of the first ones."""
+    view = [-1 if i == dimension else 1 for i in range(operands[0].dim())]
+    order = torch.arange(operands[0].shape[dimension], device=operands[0].device).view(view).expand_as(operands[0])
+    for key in reversed(operands[:keys]):
+        again = torch.argsort(torch.gather(key, dimension, order), dim=dimension, stable=True)
+        order = torch.gather(order, dimension, again)
+    return [torch.gather(operand, dimension, order) for operand in operands]
+
+
 TORCH: dict[str, Emit] = {
     "add": _commutative("torch.add"),
     "add_any": _commutative("torch.add"),
@@ -490,7 +504,7 @@ TORCH: dict[str, Emit] = {
     "asin": _unary("torch.asin"),
     "acos": _unary("torch.acos"),
     "atan": _unary("torch.atan"),
-    "atan2": _of_tensors("torch.atan2"),
+    "atan2": _tensors("torch.atan2"),
     "sinh": _unary("torch.sinh"),
     "cosh": _unary("torch.cosh"),
     "tanh": _unary("torch.tanh"),
@@ -512,7 +526,7 @@ TORCH: dict[str, Emit] = {
     "square": _square,
     "integer_pow": _integer_pow,
     "pow": _pow,
-    "nextafter": _of_tensors("torch.nextafter"),
+    "nextafter": _tensors("torch.nextafter"),
     "is_finite": _unary("torch.isfinite", has_out=False),
     "max": _extremum("torch.maximum", "torch.clamp_min"),
     "min": _extremum("torch.minimum", "torch.clamp_max"),
@@ -527,10 +541,6 @@ TORCH: dict[str, Emit] = {
     "or": _logical("or"),
     "xor": _logical("xor"),
     "not": _unary("torch.bitwise_not"),
-    "shift_left": _shift("left"),
-    "shift_right_logical": _shift("logical"),
-    "shift_right_arithmetic": _shift("arithmetic"),
-    "bitcast_convert_type": _bitcast,
     "select_n": _select,
     "convert_element_type": _convert,
     "to_integer": _to_integer,
@@ -538,12 +548,12 @@ TORCH: dict[str, Emit] = {
     "real": lambda op, context, x: Call("torch.real", (context.tensor(x[0], op.inputs[0].dtype),), False, True),
     "imag": lambda op, context, x: Call("torch.imag", (context.tensor(x[0], op.inputs[0].dtype),), False, True),
     "conj": _conj,
-    "complex": _of_tensors("torch.complex"),
+    "complex": _tensors("torch.complex"),
     "reshape": _reshape,
     "squeeze": _reshape,
     "broadcast_in_dim": _broadcast,
     "transpose": lambda op, context, x: Call(
-        f"{context.tensor(x[0], op.out.dtype)}.permute", (repr(tuple(map(int, op.params["permutation"]))),), False, True
+        f"{context.tensor(x[0], op.out.dtype)}.permute", (repr(tuple(op.params["permutation"])),), False, True
     ),
     "concatenate": _cat("torch.cat", "dimension"),
     "stack": _cat("torch.stack", "axis"),
@@ -574,7 +584,7 @@ def _div(op: Op, context: Context, x: Sequence[Operand]) -> Call:
 
 
 def _rem(op: Op, context: Context, x: Sequence[Operand]) -> Call:
-    emit = _of_tensors("torch.fmod") if is_inexact(op.out.dtype) else _of_integers("torch.fmod", "", "_remainder")
+    emit = _tensors("torch.fmod") if is_inexact(op.out.dtype) else _of_integers("torch.fmod", "", "_remainder")
     return emit(op, context, x)
 
 
@@ -618,12 +628,7 @@ def _emit_sort(op: Op, context: Context, x: Sequence[Operand]) -> Call:
 
 def _emit_split(op: Op, context: Context, x: Sequence[Operand]) -> Call:
     own, axis = context.tensor(x[0], op.out.dtype), op.params["axis"] - len(op.inputs[0].shape)
-    return Call("torch.split", (own, repr(list(map(int, op.params["sizes"]))), str(axis)), has_out=False, is_view=True)
-
-
-def _threefry(op: Op, context: Context, x: Sequence[Operand]) -> Call:
-    own = (context.tensor(operand, var.dtype) for operand, var in zip(x, op.inputs, strict=True))
-    return Call("_threefry", tuple(own), has_out=False)
+    return Call("torch.split", (own, repr(list(op.params["sizes"])), str(axis)), has_out=False, is_view=True)
 
 
 def _wrapped(emit: Emit) -> Emit:
@@ -651,8 +656,7 @@ def _ordered(emit: Emit) -> Emit:
 
 
 _MAY_WRAP = (
-    "add add_any sub mul neg not square integer_pow shift_left convert_element_type cumsum cumprod "  # noqa: SIM905
-    "bitcast_convert_type reduce_sum reduce_prod".split()
+    "add add_any sub mul neg not square integer_pow convert_element_type cumsum cumprod reduce_sum reduce_prod".split()  # noqa: SIM905
 )
 _ORDERED = (
     "div rem lt le gt ge max min clamp sign convert_element_type to_integer reduce_max reduce_min argmax argmin".split()  # noqa: SIM905
@@ -663,26 +667,24 @@ for _name in _ORDERED:
     TORCH[_name] = _ordered(TORCH[_name])
 
 
-MANY: dict[str, Emit] = {"sort": _ordered(_emit_sort), "split": _emit_split, "threefry2x32": _threefry}
+MANY: dict[str, Emit] = {"sort": _ordered(_emit_sort), "split": _emit_split}
 """Operations with several results."""
 
 NAMESPACE = {
     "torch": torch,
     "inf": math.inf,
     "nan": math.nan,
-    "_take": _tensors.take,
-    "_put": _tensors.put,
-    "_sort": _tensors.sort,
-    "_shift": _tensors.shift,
-    "_quotient": _tensors.quotient,
-    "_remainder": _tensors.remainder,
-    "_to_integer": _tensors.to_integer,
-    "_threefry": _tensors.threefry2x32,
+    "_take": take,
+    "_put": put,
+    "_sort": sort,
+    "_quotient": quotient,
+    "_remainder": remainder,
+    "_to_integer": to_integer,
 }
 """What the source refers to."""
 
 VIEWS = frozenset(
-    "reshape squeeze broadcast_in_dim transpose slice real imag bitcast_convert_type".split()  # noqa: SIM905
+    "reshape squeeze broadcast_in_dim transpose slice real imag".split()  # noqa: SIM905
 )
 """What may lie in its operand's memory."""
 
@@ -736,24 +738,6 @@ def _host_not(op: Op, x: Sequence[Any]) -> Any:
     return np.invert(x[0])
 
 
-def _host_shift(how: str) -> Host:
-    def shifted(op: Op, x: Sequence[Any]) -> Any:
-        own, by = (np.asarray(value, op.out.dtype) for value in x)
-        bits = 8 * op.out.dtype.itemsize
-        inside = (by >= 0) & (by < bits)
-        if how == "arithmetic":
-            return np.right_shift(own, np.where(inside, by, own.dtype.type(bits - 1)))
-        by = np.where(inside, by, own.dtype.type(0)).astype(f"uint{bits}")
-        found = (np.left_shift if how == "left" else np.right_shift)(own.astype(by.dtype), by)
-        return np.where(inside, found, by.dtype.type(0))
-
-    return shifted
-
-
-def _host_bitcast(op: Op, x: Sequence[Any]) -> Any:
-    return np.asarray(x[0], op.inputs[0].dtype).view(op.out.dtype)
-
-
 NUMPY: dict[str, Host] = {
     "add": _plain(np.add),
     "add_any": _plain(np.add),
@@ -798,10 +782,6 @@ NUMPY: dict[str, Host] = {
     "or": _plain(np.bitwise_or),
     "xor": _plain(np.bitwise_xor),
     "not": _host_not,
-    "shift_left": _host_shift("left"),
-    "shift_right_logical": _host_shift("logical"),
-    "shift_right_arithmetic": _host_shift("arithmetic"),
-    "bitcast_convert_type": _host_bitcast,
     "select_n": _host_select,
     "convert_element_type": _plain(lambda x: x),
     "to_integer": _host_to_integer,
