@@ -109,9 +109,6 @@ def _inline(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Operand], o
             if name == "convert_element_type" and is_inexact(own[0].dtype) and values[0].dtype.kind in "iu":
                 name = "to_integer"
             ops.append(Op(name, tuple(own), values, eqn.params))
-            if name == "sign" and values[0].dtype.kind in "fV":
-                values = (Value(values[0].shape, values[0].dtype),)
-                ops.append(Op("or_nan", (ops[-1].out, *own), values, {}))
             results = values
         else:
             raise NotCovered(f"JAX's primitive {name}")
@@ -361,7 +358,7 @@ def zeros(ops: Sequence[Op], first: Value, is_number: Callable[[Operand], bool])
     for op in ops:
         zero = [x in found for x in op.inputs]
         others = [x for x, is_zero in zip(op.inputs, zero, strict=True) if not is_zero]
-        keeps = op.name in _segments.KEEP_ZERO | {"or_nan"} or (op.name == "integer_pow" and op.params["y"] > 0)
+        keeps = op.name in _segments.KEEP_ZERO or (op.name == "integer_pow" and op.params["y"] > 0)
         scaled = (op.name == "mul" and any(zero)) or (op.name == "div" and zero[0])
         if (zero and all(zero) and keeps) or (scaled and all(map(is_number, others))):
             found.update(op.outputs)

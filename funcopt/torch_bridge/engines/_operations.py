@@ -163,24 +163,10 @@ def _square(op: Op, context: Context, x: Sequence[Operand]) -> Call:
 
 def _sign(op: Op, context: Context, x: Sequence[Operand]) -> Call:
     own = context.tensor(x[0], op.out.dtype)
-    if _by_clamping(op, context):
-        return Call("torch.mul", (own, repr(float(2 ** (np.finfo(op.out.dtype).maxexp - 1)))))
-    return Call("torch.sgn", (own,))
-
-
-def _or_nan(op: Op, context: Context, x: Sequence[Operand]) -> Call:
-    """Follows each sign, as torch's is 0 of NaN and of -0."""
-    sign, own = (context.tensor(operand, op.out.dtype) for operand in x)
-    if _by_clamping(op, context):
-        return Call("torch.clamp", (sign, "-1", "1"))
-    return Call("torch.where", (f"torch.abs({own}) > 0", sign, f"{own}.detach()"))
-
-
-def _by_clamping(op: Op, context: Context) -> bool:
-    """Whether a sign is a large multiple, between -1 and 1: faster, and exact except for subnormal numbers, but without
-    derivatives, which nobody takes of chunks.
-    """
-    return context.lanes and op.out.dtype in (np.float32, np.float64)
+    if np.dtype(op.out.dtype).kind in "iuc":
+        return Call("torch.sgn", (own,))
+    # torch's is 0 of NaN. The first argument decides that alone: derivatives are those of the sign.
+    return Call("torch.clamp", (f"{own}.detach()", f"(sign := torch.sgn({own}))", "sign"))
 
 
 def _logical(function: str) -> Emit:
@@ -519,7 +505,6 @@ TORCH: dict[str, Emit] = {
     "digamma": _unary("torch.digamma"),
     "abs": _unary("torch.abs"),
     "sign": _sign,
-    "or_nan": _or_nan,
     "floor": _unary("torch.floor"),
     "ceil": _unary("torch.ceil"),
     "round": _round,
@@ -785,7 +770,6 @@ NUMPY: dict[str, Host] = {
     "select_n": _host_select,
     "convert_element_type": _plain(lambda x: x),
     "to_integer": _host_to_integer,
-    "or_nan": _plain(lambda sign, x: np.where(np.abs(x) > 0, sign, x)),
 }
 """Of scalars, or of arrays of them: every function treats each element alone. Results are brought to the dtype that was
 traced."""
