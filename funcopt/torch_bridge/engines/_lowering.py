@@ -23,7 +23,6 @@ from funcopt.torch_bridge.engines._operations import (
     Op,
     Value,
     evaluate,
-    is_inexact,
 )
 
 TOTAL = "funcopt_total"
@@ -46,12 +45,9 @@ _INNER = {
 """Primitives that call a function, and the parameter that it is in."""
 
 _SAME = frozenset(
-    "copy copy_p stop_gradient optimization_barrier sharding_constraint device_put".split()  # noqa: SIM905
+    "copy copy_p optimization_barrier sharding_constraint device_put".split()  # noqa: SIM905
 )
 """What returns its operands."""
-
-_SIZED = frozenset({"concatenate", "stack", "split", "reduce_sum", "reduce_max", "reduce_min", TOTAL})
-"""What needs to know how many elements there are."""
 
 MAX_UNROLLED = 4096
 """Operations up to which a loop is written out."""
@@ -106,8 +102,6 @@ def _inline(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Operand], o
             results = _both(eqn, own, ops)
         elif name in TORCH or name in MANY or name == TOTAL:
             values = tuple(map(made, eqn.outvars))
-            if name == "convert_element_type" and is_inexact(own[0].dtype) and values[0].dtype.kind in "iu":
-                name = "to_integer"
             ops.append(Op(name, tuple(own), values, eqn.params))
             results = values
         else:
@@ -203,30 +197,17 @@ def needed(ops: Sequence[Op], outputs: Iterable[Any]) -> list[Op]:
 
 
 def without_splats(ops: Sequence[Op], outputs: Sequence[Operand]) -> tuple[list[Op], list[Operand]]:
-    """Numbers that are spread over an array stay numbers where all that reads them treats each element alone.
-
-    Raises:
-        NotByRows: if such an array is to be joined with others, or added up: without it nothing says how long it is.
-    """
-    shaped = {x for op in ops if op.name in VIEWS | _SIZED for x in op.inputs}
+    """Numbers that are spread over an array stay numbers where all that reads them treats each element alone."""
+    shaping = VIEWS | {"concatenate", "stack", "reduce_sum", "reduce_max", "reduce_min", TOTAL}
+    shaped = {x for op in ops if op.name in shaping for x in op.inputs}
     known: dict[Value, Operand] = {}
-    spread: set[Operand] = set()
     kept = []
     for op in ops:
         own = op._replace(inputs=tuple(_seen(x, known) for x in op.inputs))
-        numbers = [not x.shape for x in own.inputs]
-        if own.name in _SIZED and not spread.isdisjoint(own.inputs):
-            raise _segments.NotByRows(f"{own.name} of one number for all elements")
-        if not own.out.shape or not all(is_one or x in spread for is_one, x in zip(numbers, own.inputs, strict=True)):
-            kept.append(own)
-        elif own.out in shaped or not all(numbers):
-            spread.update(own.outputs)
-            kept.append(own)
-        elif own.name == "broadcast_in_dim":
+        if own.name == "broadcast_in_dim" and not own.inputs[0].shape and own.out not in shaped:
             known[own.out] = own.inputs[0]
         else:
-            known[own.out] = Value((), own.out.dtype)
-            kept.append(own._replace(outputs=(known[own.out],)))
+            kept.append(own)
     return kept, [_seen(x, known) for x in outputs]
 
 

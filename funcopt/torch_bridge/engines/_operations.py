@@ -76,20 +76,9 @@ class Context(NamedTuple):
     lanes: bool = False  # whether in place of the first dimension there are one or more of any sizes
 
 
-_WIDER = {np.dtype(np.uint16): "torch.int32", np.dtype(np.uint32): "torch.int64", np.dtype(np.uint64): "torch.int64"}
-"""Integers without a sign, of which torch has no operations, are in ones with a sign; of 64 bits they are the same
-bits."""
-
-
 def name_of(dtype: Any) -> str:
     """A dtype in torch's source."""
-    return _WIDER.get(np.dtype(dtype)) or str(torch_dtype(np.dtype(dtype)))
-
-
-def bounds(dtype: Any) -> tuple[int, int]:
-    """The lowest and the highest integer of a dtype."""
-    found = np.iinfo(dtype)
-    return int(found.min), int(found.max)
+    return "torch.int64" if dtype == np.uint32 else str(torch_dtype(np.dtype(dtype)))
 
 
 def is_inexact(dtype: Any) -> bool:
@@ -161,14 +150,6 @@ def _square(op: Op, context: Context, x: Sequence[Operand]) -> Call:
     return Call("torch.mul", (own, own))
 
 
-def _sign(op: Op, context: Context, x: Sequence[Operand]) -> Call:
-    own = context.tensor(x[0], op.out.dtype)
-    if np.dtype(op.out.dtype).kind in "iuc":
-        return Call("torch.sgn", (own,))
-    # torch's is 0 of NaN. The first argument decides that alone: derivatives are those of the sign.
-    return Call("torch.clamp", (f"{own}.detach()", f"(sign := torch.sgn({own}))", "sign"))
-
-
 def _logical(function: str) -> Emit:
     def emit(op: Op, context: Context, x: Sequence[Operand]) -> Call:
         return _tensors(f"torch.bitwise_{function}")(op, context, x)
@@ -180,8 +161,7 @@ def _round(op: Op, context: Context, x: Sequence[Operand]) -> Call:
     if int(op.params["rounding_method"]) == 1:  # to even
         return Call("torch.round", (context.tensor(x[0], op.out.dtype),))
     own = context.tensor(x[0], op.out.dtype)
-    away = f"torch.copysign((torch.abs(torch.frac({own})) >= 0.5).to({own}.dtype), {own})"
-    return Call("torch.add", (f"torch.trunc({own})", away))
+    return Call("torch.mul", (f"torch.sign({own})", f"torch.floor(torch.abs({own}) + 0.5)"))
 
 
 def _select(op: Op, context: Context, x: Sequence[Operand]) -> Call:
@@ -192,9 +172,9 @@ def _select(op: Op, context: Context, x: Sequence[Operand]) -> Call:
         if op.inputs[0].dtype != np.bool_:
             condition = f"{condition} != 0"
         return Call("torch.where", (condition, own[1], own[0]))
-    nested, index = own[-1], context.tensor(which, op.inputs[0].dtype)
+    nested = own[-1]
     for i in range(len(own) - 2, -1, -1):
-        nested = f"torch.where({index} == {i}, {own[i]}, {nested})"
+        nested = f"torch.where({which} == {i}, {own[i]}, {nested})"
     return Call("", (nested,), has_out=False)
 
 
@@ -213,17 +193,6 @@ def _convert(op: Op, context: Context, x: Sequence[Operand]) -> Call:
     if np.dtype(source).kind == "c" and np.dtype(op.out.dtype).kind != "c":
         own = f"torch.real({own})"
     return Call(f"{own}.to", (name_of(op.out.dtype),), has_out=False)
-
-
-def _to_integer(op: Op, context: Context, x: Sequence[Operand]) -> Call:
-    own = context.tensor(x[0], op.inputs[0].dtype)
-    return Call("_to_integer", (own, name_of(op.out.dtype), *map(str, bounds(op.out.dtype))), has_out=False)
-
-
-def _conj(op: Op, context: Context, x: Sequence[Operand]) -> Call:
-    if op.inputs[0].dtype != op.out.dtype:  # JAX's is complex, also of what is not
-        return _convert(op, context, x)
-    return Call("torch.conj_physical", (context.tensor(x[0], op.out.dtype),))
 
 
 def _rest(op: Op, context: Context, own: str) -> str:
@@ -438,25 +407,6 @@ def put(array: torch.Tensor, indices: torch.Tensor, rows: torch.Tensor, how: str
     return found[:-1]
 
 
-def quotient(x: torch.Tensor, y: torch.Tensor, none: int) -> torch.Tensor:
-    """Integers divided, towards 0; where there is no quotient, a number, -1 of those with a sign."""
-    is_none, is_minus_one = y == 0, (y == none) & (none < 0)
-    found = torch.div(x, torch.where(is_none | is_minus_one, 1, y), rounding_mode="trunc")
-    return torch.where(is_none, none, torch.where(is_minus_one, -x, found))
-
-
-def remainder(x: torch.Tensor, y: torch.Tensor, none: int) -> torch.Tensor:
-    """What `quotient` leaves; all where there is none."""
-    is_none, is_minus_one = y == 0, (y == none) & (none < 0)
-    return torch.where(is_none, x, torch.fmod(x, torch.where(is_none | is_minus_one, 1, y)))
-
-
-def to_integer(x: torch.Tensor, dtype: torch.dtype, lowest: int, highest: int) -> torch.Tensor:
-    """Towards 0, and to the nearest of the dtype; 0 of NaN."""
-    found = torch.where(x >= highest, highest, torch.where(x <= lowest, lowest, x.to(dtype)))
-    return torch.where(torch.isnan(x), 0, found)
-
-
 def sort(operands: Sequence[torch.Tensor], dimension: int, keys: int) -> list[torch.Tensor]:
     """Operands in the order of the first ones."""
     view = [-1 if i == dimension else 1 for i in range(operands[0].dim())]
@@ -504,13 +454,14 @@ TORCH: dict[str, Emit] = {
     "lgamma": _unary("torch.lgamma"),
     "digamma": _unary("torch.digamma"),
     "abs": _unary("torch.abs"),
-    "sign": _sign,
+    "sign": _unary("torch.sgn"),
     "floor": _unary("torch.floor"),
     "ceil": _unary("torch.ceil"),
     "round": _round,
     "square": _square,
     "integer_pow": _integer_pow,
     "pow": _pow,
+    "rem": _tensors("torch.fmod"),
     "nextafter": _tensors("torch.nextafter"),
     "is_finite": _unary("torch.isfinite", has_out=False),
     "max": _extremum("torch.maximum", "torch.clamp_min"),
@@ -528,11 +479,10 @@ TORCH: dict[str, Emit] = {
     "not": _unary("torch.bitwise_not"),
     "select_n": _select,
     "convert_element_type": _convert,
-    "to_integer": _to_integer,
     "reduce_precision": _reduce_precision,
     "real": lambda op, context, x: Call("torch.real", (context.tensor(x[0], op.inputs[0].dtype),), False, True),
     "imag": lambda op, context, x: Call("torch.imag", (context.tensor(x[0], op.inputs[0].dtype),), False, True),
-    "conj": _conj,
+    "conj": _unary("torch.conj_physical"),
     "complex": _tensors("torch.complex"),
     "reshape": _reshape,
     "squeeze": _reshape,
@@ -565,28 +515,11 @@ TORCH: dict[str, Emit] = {
 def _div(op: Op, context: Context, x: Sequence[Operand]) -> Call:
     if is_inexact(op.out.dtype):
         return _second_may_be_number("torch.div")(op, context, x)
-    return _of_integers("torch.div", "rounding_mode='trunc'", "_quotient")(op, context, x)
+    own = [context.tensor(operand, op.out.dtype) for operand in x]
+    return Call("torch.div", (*own, "rounding_mode='trunc'"))
 
 
-def _rem(op: Op, context: Context, x: Sequence[Operand]) -> Call:
-    emit = _tensors("torch.fmod") if is_inexact(op.out.dtype) else _of_integers("torch.fmod", "", "_remainder")
-    return emit(op, context, x)
-
-
-def _of_integers(function: str, keyword: str, careful: str) -> Emit:
-    """Divisions; those by what may be 0 are apart, as torch raises an error then."""
-
-    def emit(op: Op, context: Context, x: Sequence[Operand]) -> Call:
-        own = tuple(context.tensor(operand, op.out.dtype) for operand in x)
-        if isinstance(op.inputs[1], Constant) and np.all(op.inputs[1].value > 0):
-            return Call(function, (*own, keyword) if keyword else own)
-        lowest, highest = bounds(op.out.dtype)
-        return Call(careful, (*own, str(-1 if lowest else highest)), has_out=False)
-
-    return emit
-
-
-TORCH["div"], TORCH["rem"] = _div, _rem
+TORCH["div"] = _div
 
 
 def _scaled(function: str, keyword: str) -> Emit:
@@ -616,56 +549,10 @@ def _emit_split(op: Op, context: Context, x: Sequence[Operand]) -> Call:
     return Call("torch.split", (own, repr(list(op.params["sizes"])), str(axis)), has_out=False, is_view=True)
 
 
-def _wrapped(emit: Emit) -> Emit:
-    """What may come out of the range of the integers without a sign that lie in wider ones."""
-
-    def masked(op: Op, context: Context, x: Sequence[Operand]) -> Call:
-        call = emit(op, context, x)
-        if op.out.dtype not in (np.uint16, np.uint32):
-            return call
-        return Call("torch.bitwise_and", (str(call), str(bounds(op.out.dtype)[1])))
-
-    return masked
-
-
-def _ordered(emit: Emit) -> Emit:
-    """What is another thing of the same bits with a sign."""
-
-    def refused(op: Op, context: Context, x: Sequence[Operand]) -> Call:
-        others = is_inexact(op.inputs[0].dtype) or is_inexact(op.out.dtype)
-        if np.uint64 in (op.inputs[0].dtype, op.out.dtype) and (others or op.name != "convert_element_type"):
-            raise NotCovered(f"{op.name} of uint64")
-        return emit(op, context, x)
-
-    return refused
-
-
-_MAY_WRAP = (
-    "add add_any sub mul neg not square integer_pow convert_element_type cumsum cumprod reduce_sum reduce_prod".split()  # noqa: SIM905
-)
-_ORDERED = (
-    "div rem lt le gt ge max min clamp sign convert_element_type to_integer reduce_max reduce_min argmax argmin".split()  # noqa: SIM905
-)
-for _name in _MAY_WRAP:
-    TORCH[_name] = _wrapped(TORCH[_name])
-for _name in _ORDERED:
-    TORCH[_name] = _ordered(TORCH[_name])
-
-
-MANY: dict[str, Emit] = {"sort": _ordered(_emit_sort), "split": _emit_split}
+MANY: dict[str, Emit] = {"sort": _emit_sort, "split": _emit_split}
 """Operations with several results."""
 
-NAMESPACE = {
-    "torch": torch,
-    "inf": math.inf,
-    "nan": math.nan,
-    "_take": take,
-    "_put": put,
-    "_sort": sort,
-    "_quotient": quotient,
-    "_remainder": remainder,
-    "_to_integer": to_integer,
-}
+NAMESPACE = {"torch": torch, "inf": math.inf, "nan": math.nan, "_take": take, "_put": put, "_sort": sort}
 """What the source refers to."""
 
 VIEWS = frozenset(
@@ -684,27 +571,7 @@ def _plain(function: Callable[..., Any]) -> Host:
 
 
 def _host_div(op: Op, x: Sequence[Any]) -> Any:
-    if is_inexact(op.out.dtype):
-        return np.divide(*x)
-    own, by = (np.asarray(value, op.out.dtype) for value in x)
-    some = np.where(by == 0, 1, by).astype(op.out.dtype)
-    found = np.floor_divide(own, some)
-    found = found + ((np.remainder(own, some) != 0) & ((own < 0) != (some < 0)))
-    return np.where(by == 0, ~np.zeros_like(own), found)
-
-
-def _host_rem(op: Op, x: Sequence[Any]) -> Any:
-    if is_inexact(op.out.dtype):
-        return np.fmod(*x)
-    own, by = (np.asarray(value, op.out.dtype) for value in x)
-    return np.where(by == 0, own, np.fmod(own, np.where(by == 0, 1, by).astype(op.out.dtype)))
-
-
-def _host_to_integer(op: Op, x: Sequence[Any]) -> Any:
-    lowest, highest = bounds(op.out.dtype)
-    own = np.asarray(x[0], np.float64)
-    found = np.where(own >= highest, highest, np.where(own <= lowest, lowest, own.astype(op.out.dtype)))
-    return np.where(np.isnan(own), 0, found)
+    return np.divide(*x) if is_inexact(op.out.dtype) else np.trunc(np.divide(*x))
 
 
 def _host_select(op: Op, x: Sequence[Any]) -> Any:
@@ -713,10 +580,8 @@ def _host_select(op: Op, x: Sequence[Any]) -> Any:
 
 
 def _host_round(op: Op, x: Sequence[Any]) -> Any:
-    if int(op.params["rounding_method"]) == 1:
-        return np.round(x[0])
-    whole = np.trunc(x[0])
-    return whole + np.copysign((np.abs(x[0] - whole) >= 0.5).astype(op.out.dtype), x[0])
+    even = int(op.params["rounding_method"]) == 1
+    return np.round(x[0]) if even else np.sign(x[0]) * np.floor(np.abs(x[0]) + 0.5)
 
 
 def _host_not(op: Op, x: Sequence[Any]) -> Any:
@@ -751,7 +616,7 @@ NUMPY: dict[str, Host] = {
     "square": _plain(np.square),
     "integer_pow": lambda op, x: x[0] ** op.params["y"],
     "pow": _plain(np.power),
-    "rem": _host_rem,
+    "rem": _plain(np.fmod),
     "logistic": _plain(lambda x: 1 / (1 + np.exp(-x))),
     "is_finite": _plain(np.isfinite),
     "max": _plain(np.maximum),
@@ -769,7 +634,6 @@ NUMPY: dict[str, Host] = {
     "not": _host_not,
     "select_n": _host_select,
     "convert_element_type": _plain(lambda x: x),
-    "to_integer": _host_to_integer,
 }
 """Of scalars, or of arrays of them: every function treats each element alone. Results are brought to the dtype that was
 traced."""
