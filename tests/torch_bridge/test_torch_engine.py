@@ -6,9 +6,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import optax
 import pytest
 import torch
+from jax import lax
 from torch._functorch import config as functorch
 from torch._inductor import config as inductor
 from torch._inductor.utils import run_and_get_code
@@ -68,13 +70,38 @@ def test_what_is_no_engine() -> None:
         optimizer.engine = "jax"  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def ranked(lr: Any) -> Any:
+    return optax.chain(
+        optax.stateless(lambda updates, _: jax.tree.map(lambda g: lax.top_k(g, 1)[0] + g, updates)), optax.sgd(lr)
+    )
+
+
 def test_what_torch_has_no_operation_for_is_refused_at_once() -> None:
     params = make_parameters([(3,)])
-    with pytest.raises(NotImplementedError, match="noisy_sgd uses random keys, which the torch engine has no"):
-        TorchBridge(params, optax.noisy_sgd, lr=0.1, key=0, engine="torch")
-    optimizer = TorchBridge(params, optax.noisy_sgd, lr=0.1, key=0)
-    with pytest.raises(NotImplementedError, match="noisy_sgd"):
+    with pytest.raises(NotImplementedError, match="ranked uses JAX's primitive top_k, which the torch engine has no"):
+        TorchBridge(params, ranked, lr=0.1, engine="torch")
+    optimizer = TorchBridge(params, ranked, lr=0.1)
+    with pytest.raises(NotImplementedError, match="ranked"):
         optimizer.engine = "torch"
+
+
+def test_random_keys_are_those_of_jax() -> None:
+    """The same noise under both engines, which take turns; and as a pure function."""
+    params, others, own = (make_parameters([(4, 3), (5,)]) for _ in range(3))
+    optimizer = TorchBridge(params, optax.noisy_sgd, lr=0.1, key=0, engine="torch")
+    other = TorchBridge(others, optax.noisy_sgd, lr=0.1, key=0, engine="xla")
+    tx = functional(optax.noisy_sgd, lr=0.1, key=0)
+    values = [p.detach().clone() for p in own]
+    state = tx.init(values)
+    for step, engine in enumerate(["torch", "xla", "torch"]):
+        optimizer.engine = engine
+        take_steps(params, optimizer, [step])
+        take_steps(others, other, [step])
+        values, state = tx.update([p.grad for p in params], state, values)
+    assert largest_difference(params, others) <= ROUNDING
+    assert largest_difference(params, values) <= ROUNDING
+    keys = [x[0]["rng_key"] for x in (optimizer.state_dict()["state"], other.state_dict()["state"], state)]
+    assert all(key.dtype == torch.int32 and torch.equal(key, keys[0]) for key in keys)
 
 
 @pytest.mark.parametrize("name", ["AdamW", "SGD", "NAdam", "recipe", "Adafactor"])

@@ -102,7 +102,10 @@ def _function(source: str, constants: Sequence[Constant]) -> Callable[..., Any]:
 
 
 def _constant(value: np.ndarray, device: Any) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(value)).to(device)
+    value = np.array(value, order="C")  # one that torch may write to
+    if torch_dtype(value.dtype) == torch.bfloat16:
+        return torch.from_numpy(value.view(np.int16)).view(torch.bfloat16).to(device)
+    return torch.from_numpy(value).to(device)
 
 
 def _indented(lines: Iterable[str], by: int = 1) -> str:

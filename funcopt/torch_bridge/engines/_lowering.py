@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from funcopt.torch_bridge.engines import _segments
+from funcopt.torch_bridge.engines import _random, _segments
 from funcopt.torch_bridge.engines._operations import (
     MANY,
     NUMPY,
@@ -23,6 +23,7 @@ from funcopt.torch_bridge.engines._operations import (
     Op,
     Value,
     evaluate,
+    is_inexact,
 )
 
 TOTAL = "funcopt_total"
@@ -45,9 +46,12 @@ _INNER = {
 """Primitives that call a function, and the parameter that it is in."""
 
 _SAME = frozenset(
-    "copy copy_p optimization_barrier sharding_constraint device_put".split()  # noqa: SIM905
+    "copy copy_p stop_gradient optimization_barrier sharding_constraint device_put".split()  # noqa: SIM905
 )
 """What returns its operands."""
+
+_SIZED = frozenset({"concatenate", "stack", "split", "reduce_sum", "reduce_max", "reduce_min", TOTAL})
+"""What needs to know how many elements there are."""
 
 MAX_UNROLLED = 4096
 """Operations up to which a loop is written out."""
@@ -69,26 +73,24 @@ def lower(closed: ClosedJaxpr) -> Lowered:
     """
     ops: list[Op] = []
     avals: Sequence[Any] = closed.in_avals
-    inputs = [Value(aval.shape, _dtype(aval.dtype)) for aval in avals]
+    inputs = [Value(*_random.made_of(aval)) for aval in avals]
     outputs = _inline(closed.jaxpr, closed.consts, inputs, ops)
     return simplified(Lowered(inputs, ops, outputs))
 
 
-def _dtype(dtype: Any) -> Any:
-    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        raise NotCovered("random keys")
-    return dtype
+def _constant(value: Any) -> Constant:
+    return Constant(jax.random.key_data(value) if hasattr(value, "dtype") and _random.is_key(value.dtype) else value)
 
 
 def _inline(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Operand], ops: list[Op]) -> list[Operand]:
-    known: dict[Any, Operand] = dict(zip(jaxpr.constvars, map(Constant, consts), strict=True))
+    known: dict[Any, Operand] = dict(zip(jaxpr.constvars, map(_constant, consts), strict=True))
     known.update(zip(jaxpr.invars, arguments, strict=True))
 
     def read(var: Any) -> Operand:
         return Constant(np.asarray(var.val, made(var).dtype)) if isinstance(var, Literal) else known[var]
 
     def made(var: Any) -> Value:
-        return Value(var.aval.shape, _dtype(var.aval.dtype))
+        return Value(*_random.made_of(var.aval))
 
     for eqn in jaxpr.eqns:
         own, name = [read(var) for var in eqn.invars], eqn.primitive.name
@@ -100,9 +102,17 @@ def _inline(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Operand], o
             results = _unroll(eqn, own, ops)
         elif name == "cond":
             results = _both(eqn, own, ops)
+        elif (of_numbers := _random.written_out(eqn)) is not None:
+            inner = jax.make_jaxpr(of_numbers)(*(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in own))
+            results = _inline(inner.jaxpr, inner.consts, own, ops)
         elif name in TORCH or name in MANY or name == TOTAL:
             values = tuple(map(made, eqn.outvars))
+            if name == "convert_element_type" and is_inexact(own[0].dtype) and values[0].dtype.kind in "iu":
+                name = "to_integer"
             ops.append(Op(name, tuple(own), values, eqn.params))
+            if name == "sign" and values[0].dtype.kind in "fV":
+                values = (Value(values[0].shape, values[0].dtype),)
+                ops.append(Op("or_nan", (ops[-1].out, *own), values, {}))
             results = values
         else:
             raise NotCovered(f"JAX's primitive {name}")
@@ -197,17 +207,30 @@ def needed(ops: Sequence[Op], outputs: Iterable[Any]) -> list[Op]:
 
 
 def without_splats(ops: Sequence[Op], outputs: Sequence[Operand]) -> tuple[list[Op], list[Operand]]:
-    """Numbers that are spread over an array stay numbers where all that reads them treats each element alone."""
-    shaping = VIEWS | {"concatenate", "stack", "reduce_sum", "reduce_max", "reduce_min", TOTAL}
-    shaped = {x for op in ops if op.name in shaping for x in op.inputs}
+    """Numbers that are spread over an array stay numbers where all that reads them treats each element alone.
+
+    Raises:
+        NotByRows: if such an array is to be joined with others, or added up: without it nothing says how long it is.
+    """
+    shaped = {x for op in ops if op.name in VIEWS | _SIZED for x in op.inputs}
     known: dict[Value, Operand] = {}
+    spread: set[Operand] = set()
     kept = []
     for op in ops:
         own = op._replace(inputs=tuple(_seen(x, known) for x in op.inputs))
-        if own.name == "broadcast_in_dim" and not own.inputs[0].shape and own.out not in shaped:
+        numbers = [not x.shape for x in own.inputs]
+        if own.name in _SIZED and not spread.isdisjoint(own.inputs):
+            raise _segments.NotByRows(f"{own.name} of one number for all elements")
+        if not own.out.shape or not all(is_one or x in spread for is_one, x in zip(numbers, own.inputs, strict=True)):
+            kept.append(own)
+        elif own.out in shaped or not all(numbers):
+            spread.update(own.outputs)
+            kept.append(own)
+        elif own.name == "broadcast_in_dim":
             known[own.out] = own.inputs[0]
         else:
-            kept.append(own)
+            known[own.out] = Value((), own.out.dtype)
+            kept.append(own._replace(outputs=(known[own.out],)))
     return kept, [_seen(x, known) for x in outputs]
 
 
@@ -339,7 +362,7 @@ def zeros(ops: Sequence[Op], first: Value, is_number: Callable[[Operand], bool])
     for op in ops:
         zero = [x in found for x in op.inputs]
         others = [x for x, is_zero in zip(op.inputs, zero, strict=True) if not is_zero]
-        keeps = op.name in _segments.KEEP_ZERO or (op.name == "integer_pow" and op.params["y"] > 0)
+        keeps = op.name in _segments.KEEP_ZERO | {"or_nan"} or (op.name == "integer_pow" and op.params["y"] > 0)
         scaled = (op.name == "mul" and any(zero)) or (op.name == "div" and zero[0])
         if (zero and all(zero) and keeps) or (scaled and all(map(is_number, others))):
             found.update(op.outputs)

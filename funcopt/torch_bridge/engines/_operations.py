@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from funcopt.torch_bridge._buffers import torch_dtype
+from funcopt.torch_bridge.engines import _tensors
 
 
 class NotCovered(NotImplementedError):  # noqa: N818  # as `NotByRows`
@@ -25,12 +26,18 @@ class Value:
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
 
 
+_WIDER = {np.dtype(f"uint{bits}"): np.dtype(f"int{min(2 * bits, 64)}") for bits in (16, 32, 64)}
+"""Integers without a sign, of which torch has no operations, lie in ones with a sign; of 64 bits they are the same
+bits."""
+
+
 class Constant:
     """What is known beforehand: a number, or an array."""
 
     def __init__(self, value: Any) -> None:
-        self.value = np.asarray(value)
-        self.shape, self.dtype = self.value.shape, self.value.dtype
+        own = np.asarray(value)
+        self.shape, self.dtype = own.shape, own.dtype
+        self.value = own.astype(_WIDER[own.dtype]) if own.shape and own.dtype in _WIDER else own  # an array as torch's
 
 
 class Op(NamedTuple):
@@ -78,7 +85,13 @@ class Context(NamedTuple):
 
 def name_of(dtype: Any) -> str:
     """A dtype in torch's source."""
-    return "torch.int64" if dtype == np.uint32 else str(torch_dtype(np.dtype(dtype)))
+    return str(torch_dtype(_WIDER.get(np.dtype(dtype), np.dtype(dtype))))
+
+
+def bounds(dtype: Any) -> tuple[int, int]:
+    """The lowest and the highest integer of a dtype."""
+    found = np.iinfo(dtype)
+    return int(found.min), int(found.max)
 
 
 def is_inexact(dtype: Any) -> bool:
@@ -105,7 +118,7 @@ def _second_may_be_number(function: str) -> Emit:
     return lambda op, context, x: Call(function, (context.tensor(x[0], op.inputs[0].dtype), str(x[1])))
 
 
-def _tensors(function: str, *, has_out: bool = True) -> Emit:
+def _of_tensors(function: str, *, has_out: bool = True) -> Emit:
     def emit(op: Op, context: Context, x: Sequence[Operand]) -> Call:
         own = (context.tensor(operand, var.dtype) for operand, var in zip(x, op.inputs, strict=True))
         return Call(function, tuple(own), has_out)
@@ -128,7 +141,7 @@ def _extremum(function: str, bound: str) -> Emit:
         first, second = x[::-1] if x[0].is_number else x
         if second.is_number and not first.is_number and is_inexact(op.out.dtype):
             return Call(bound, (str(first), str(second)))
-        return _tensors(function)(op, context, x)
+        return _of_tensors(function)(op, context, x)
 
     return emit
 
@@ -136,7 +149,7 @@ def _extremum(function: str, bound: str) -> Emit:
 def _pow(op: Op, context: Context, x: Sequence[Operand]) -> Call:
     base, exponent = op.inputs
     if base.dtype != exponent.dtype or x[0].is_number == x[1].is_number:
-        return _tensors("torch.pow")(op, context, x)
+        return _of_tensors("torch.pow")(op, context, x)
     return Call("torch.pow", tuple(map(str, x)))
 
 
@@ -150,9 +163,31 @@ def _square(op: Op, context: Context, x: Sequence[Operand]) -> Call:
     return Call("torch.mul", (own, own))
 
 
+def _sign(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    own = context.tensor(x[0], op.out.dtype)
+    if _by_clamping(op, context):
+        return Call("torch.mul", (own, repr(float(2 ** (np.finfo(op.out.dtype).maxexp - 1)))))
+    return Call("torch.sgn", (own,))
+
+
+def _or_nan(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    """Follows each sign, as torch's is 0 of NaN and of -0."""
+    sign, own = (context.tensor(operand, op.out.dtype) for operand in x)
+    if _by_clamping(op, context):
+        return Call("torch.clamp", (f"torch.mul({sign}, {2.0**64!r})", "-1", "1"))  # of the least number, too
+    return Call("torch.where", (f"torch.abs({own}) > 0", sign, f"{own}.detach()"))
+
+
+def _by_clamping(op: Op, context: Context) -> bool:
+    """Whether a sign is a large multiple, brought to between -1 and 1. That is faster; derivatives, which it has not,
+    nobody takes of chunks.
+    """
+    return context.lanes and op.out.dtype in (np.float32, np.float64)
+
+
 def _logical(function: str) -> Emit:
     def emit(op: Op, context: Context, x: Sequence[Operand]) -> Call:
-        return _tensors(f"torch.bitwise_{function}")(op, context, x)
+        return _of_tensors(f"torch.bitwise_{function}")(op, context, x)
 
     return emit
 
@@ -161,7 +196,8 @@ def _round(op: Op, context: Context, x: Sequence[Operand]) -> Call:
     if int(op.params["rounding_method"]) == 1:  # to even
         return Call("torch.round", (context.tensor(x[0], op.out.dtype),))
     own = context.tensor(x[0], op.out.dtype)
-    return Call("torch.mul", (f"torch.sign({own})", f"torch.floor(torch.abs({own}) + 0.5)"))
+    away = f"torch.copysign((torch.abs(torch.frac({own})) >= 0.5).to({own}.dtype), {own})"
+    return Call("torch.add", (f"torch.trunc({own})", away))
 
 
 def _select(op: Op, context: Context, x: Sequence[Operand]) -> Call:
@@ -172,9 +208,9 @@ def _select(op: Op, context: Context, x: Sequence[Operand]) -> Call:
         if op.inputs[0].dtype != np.bool_:
             condition = f"{condition} != 0"
         return Call("torch.where", (condition, own[1], own[0]))
-    nested = own[-1]
+    nested, index = own[-1], context.tensor(which, op.inputs[0].dtype)
     for i in range(len(own) - 2, -1, -1):
-        nested = f"torch.where({which} == {i}, {own[i]}, {nested})"
+        nested = f"torch.where({index} == {i}, {own[i]}, {nested})"
     return Call("", (nested,), has_out=False)
 
 
@@ -193,6 +229,50 @@ def _convert(op: Op, context: Context, x: Sequence[Operand]) -> Call:
     if np.dtype(source).kind == "c" and np.dtype(op.out.dtype).kind != "c":
         own = f"torch.real({own})"
     return Call(f"{own}.to", (name_of(op.out.dtype),), has_out=False)
+
+
+def _to_integer(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    own = context.tensor(x[0], op.inputs[0].dtype)
+    return Call("_to_integer", (own, name_of(op.out.dtype), *map(str, bounds(op.out.dtype))), has_out=False)
+
+
+def _conj(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    if op.inputs[0].dtype != op.out.dtype:  # JAX's is complex, also of what is not
+        return _convert(op, context, x)
+    return Call("torch.conj_physical", (context.tensor(x[0], op.out.dtype),))
+
+
+def _shift(how: str) -> Emit:
+    def emit(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+        own, by = context.tensor(x[0], op.out.dtype), op.inputs[1]
+        bits, is_signed = 8 * op.out.dtype.itemsize, op.out.dtype.kind == "i" or op.out.dtype == np.uint64
+        if how == "arithmetic" and op.out.dtype.kind != "i":
+            raise NotCovered(f"shift_right_arithmetic of {op.out.dtype}")
+        if not isinstance(by, Constant) or by.shape or not 0 <= int(by.value) < bits:
+            return Call("_shift", (own, context.tensor(x[1], by.dtype), str(bits), repr(how)), has_out=False)
+        count = int(by.value)
+        if how == "left":
+            return Call("torch.bitwise_left_shift", (own, str(count)))
+        if how == "logical" and is_signed and count:
+            return Call(
+                "torch.bitwise_and", (f"torch.bitwise_right_shift({own}, {count})", str(2 ** (bits - count) - 1))
+            )
+        return Call("torch.bitwise_right_shift", (own, str(count)))
+
+    return emit
+
+
+def _bitcast(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    source, to = op.inputs[0].dtype, op.out.dtype
+    if source.itemsize != to.itemsize or np.bool_ in (source, to):
+        raise NotCovered(f"bits of {source} as {to}")
+    own = context.tensor(x[0], source)
+    signed = f"torch.int{8 * to.itemsize}"
+    if source in _WIDER:
+        own = f"{own}.to({signed})"
+    if to not in _WIDER:
+        return Call(f"{own}.view", (name_of(to),), has_out=False, is_view=True)
+    return Call(f"{own}.view({signed}).to", (name_of(to),), has_out=False, is_view=True)
 
 
 def _rest(op: Op, context: Context, own: str) -> str:
@@ -387,36 +467,6 @@ def _scatter(how: str) -> Emit:
     return emit
 
 
-def take(array: torch.Tensor, indices: torch.Tensor, filled: bool, fill: float) -> torch.Tensor:
-    """Rows of an array at indices (..., 1); where there is none, a number."""
-    flat = indices[..., 0].to(torch.int64)
-    rows = array[flat.clamp(0, max(array.shape[0] - 1, 0))]
-    if not filled:
-        return rows
-    inside = ((flat >= 0) & (flat < array.shape[0])).reshape(*flat.shape, *[1] * (array.dim() - 1))
-    return torch.where(inside, rows, torch.full((), fill, dtype=array.dtype, device=array.device))
-
-
-def put(array: torch.Tensor, indices: torch.Tensor, rows: torch.Tensor, how: str) -> torch.Tensor:
-    """An array with rows at indices (n, 1) replaced, or added to; those outside of it are dropped."""
-    flat = indices[:, 0].to(torch.int64)
-    # One row more takes what is dropped.
-    flat = torch.where((flat >= 0) & (flat < array.shape[0]), flat, array.shape[0])
-    longer = torch.cat([array, array.new_zeros((1, *array.shape[1:]))])
-    found = longer.index_add(0, flat, rows) if how == "add" else longer.index_copy(0, flat, rows)
-    return found[:-1]
-
-
-def sort(operands: Sequence[torch.Tensor], dimension: int, keys: int) -> list[torch.Tensor]:
-    """Operands in the order of the first ones."""
-    view = [-1 if i == dimension else 1 for i in range(operands[0].dim())]
-    order = torch.arange(operands[0].shape[dimension], device=operands[0].device).view(view).expand_as(operands[0])
-    for key in reversed(operands[:keys]):
-        again = torch.argsort(torch.gather(key, dimension, order), dim=dimension, stable=True)
-        order = torch.gather(order, dimension, again)
-    return [torch.gather(operand, dimension, order) for operand in operands]
-
-
 TORCH: dict[str, Emit] = {
     "add": _commutative("torch.add"),
     "add_any": _commutative("torch.add"),
@@ -440,7 +490,7 @@ TORCH: dict[str, Emit] = {
     "asin": _unary("torch.asin"),
     "acos": _unary("torch.acos"),
     "atan": _unary("torch.atan"),
-    "atan2": _tensors("torch.atan2"),
+    "atan2": _of_tensors("torch.atan2"),
     "sinh": _unary("torch.sinh"),
     "cosh": _unary("torch.cosh"),
     "tanh": _unary("torch.tanh"),
@@ -454,15 +504,15 @@ TORCH: dict[str, Emit] = {
     "lgamma": _unary("torch.lgamma"),
     "digamma": _unary("torch.digamma"),
     "abs": _unary("torch.abs"),
-    "sign": _unary("torch.sgn"),
+    "sign": _sign,
+    "or_nan": _or_nan,
     "floor": _unary("torch.floor"),
     "ceil": _unary("torch.ceil"),
     "round": _round,
     "square": _square,
     "integer_pow": _integer_pow,
     "pow": _pow,
-    "rem": _tensors("torch.fmod"),
-    "nextafter": _tensors("torch.nextafter"),
+    "nextafter": _of_tensors("torch.nextafter"),
     "is_finite": _unary("torch.isfinite", has_out=False),
     "max": _extremum("torch.maximum", "torch.clamp_min"),
     "min": _extremum("torch.minimum", "torch.clamp_max"),
@@ -477,18 +527,23 @@ TORCH: dict[str, Emit] = {
     "or": _logical("or"),
     "xor": _logical("xor"),
     "not": _unary("torch.bitwise_not"),
+    "shift_left": _shift("left"),
+    "shift_right_logical": _shift("logical"),
+    "shift_right_arithmetic": _shift("arithmetic"),
+    "bitcast_convert_type": _bitcast,
     "select_n": _select,
     "convert_element_type": _convert,
+    "to_integer": _to_integer,
     "reduce_precision": _reduce_precision,
     "real": lambda op, context, x: Call("torch.real", (context.tensor(x[0], op.inputs[0].dtype),), False, True),
     "imag": lambda op, context, x: Call("torch.imag", (context.tensor(x[0], op.inputs[0].dtype),), False, True),
-    "conj": _unary("torch.conj_physical"),
-    "complex": _tensors("torch.complex"),
+    "conj": _conj,
+    "complex": _of_tensors("torch.complex"),
     "reshape": _reshape,
     "squeeze": _reshape,
     "broadcast_in_dim": _broadcast,
     "transpose": lambda op, context, x: Call(
-        f"{context.tensor(x[0], op.out.dtype)}.permute", (repr(tuple(op.params["permutation"])),), False, True
+        f"{context.tensor(x[0], op.out.dtype)}.permute", (repr(tuple(map(int, op.params["permutation"]))),), False, True
     ),
     "concatenate": _cat("torch.cat", "dimension"),
     "stack": _cat("torch.stack", "axis"),
@@ -515,11 +570,28 @@ TORCH: dict[str, Emit] = {
 def _div(op: Op, context: Context, x: Sequence[Operand]) -> Call:
     if is_inexact(op.out.dtype):
         return _second_may_be_number("torch.div")(op, context, x)
-    own = [context.tensor(operand, op.out.dtype) for operand in x]
-    return Call("torch.div", (*own, "rounding_mode='trunc'"))
+    return _of_integers("torch.div", "rounding_mode='trunc'", "_quotient")(op, context, x)
 
 
-TORCH["div"] = _div
+def _rem(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    emit = _of_tensors("torch.fmod") if is_inexact(op.out.dtype) else _of_integers("torch.fmod", "", "_remainder")
+    return emit(op, context, x)
+
+
+def _of_integers(function: str, keyword: str, careful: str) -> Emit:
+    """Divisions; those by what may be 0 are apart, as torch raises an error then."""
+
+    def emit(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+        own = tuple(context.tensor(operand, op.out.dtype) for operand in x)
+        if isinstance(op.inputs[1], Constant) and np.all(op.inputs[1].value > 0):
+            return Call(function, (*own, keyword) if keyword else own)
+        lowest, highest = bounds(op.out.dtype)
+        return Call(careful, (*own, str(-1 if lowest else highest)), has_out=False)
+
+    return emit
+
+
+TORCH["div"], TORCH["rem"] = _div, _rem
 
 
 def _scaled(function: str, keyword: str) -> Emit:
@@ -546,17 +618,71 @@ def _emit_sort(op: Op, context: Context, x: Sequence[Operand]) -> Call:
 
 def _emit_split(op: Op, context: Context, x: Sequence[Operand]) -> Call:
     own, axis = context.tensor(x[0], op.out.dtype), op.params["axis"] - len(op.inputs[0].shape)
-    return Call("torch.split", (own, repr(list(op.params["sizes"])), str(axis)), has_out=False, is_view=True)
+    return Call("torch.split", (own, repr(list(map(int, op.params["sizes"]))), str(axis)), has_out=False, is_view=True)
 
 
-MANY: dict[str, Emit] = {"sort": _emit_sort, "split": _emit_split}
+def _threefry(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    own = (context.tensor(operand, var.dtype) for operand, var in zip(x, op.inputs, strict=True))
+    return Call("_threefry", tuple(own), has_out=False)
+
+
+def _wrapped(emit: Emit) -> Emit:
+    """What may come out of the range of the integers without a sign that lie in wider ones."""
+
+    def masked(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+        call = emit(op, context, x)
+        if op.out.dtype not in (np.uint16, np.uint32):
+            return call
+        return Call("torch.bitwise_and", (str(call), str(bounds(op.out.dtype)[1])))
+
+    return masked
+
+
+def _ordered(emit: Emit) -> Emit:
+    """What is another thing of the same bits with a sign."""
+
+    def refused(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+        others = is_inexact(op.inputs[0].dtype) or is_inexact(op.out.dtype)
+        if np.uint64 in (op.inputs[0].dtype, op.out.dtype) and (others or op.name != "convert_element_type"):
+            raise NotCovered(f"{op.name} of uint64")
+        return emit(op, context, x)
+
+    return refused
+
+
+_MAY_WRAP = (
+    "add add_any sub mul neg not square integer_pow shift_left convert_element_type cumsum cumprod "  # noqa: SIM905
+    "bitcast_convert_type reduce_sum reduce_prod".split()
+)
+_ORDERED = (
+    "div rem lt le gt ge max min clamp sign convert_element_type to_integer reduce_max reduce_min argmax argmin".split()  # noqa: SIM905
+)
+for _name in _MAY_WRAP:
+    TORCH[_name] = _wrapped(TORCH[_name])
+for _name in _ORDERED:
+    TORCH[_name] = _ordered(TORCH[_name])
+
+
+MANY: dict[str, Emit] = {"sort": _ordered(_emit_sort), "split": _emit_split, "threefry2x32": _threefry}
 """Operations with several results."""
 
-NAMESPACE = {"torch": torch, "inf": math.inf, "nan": math.nan, "_take": take, "_put": put, "_sort": sort}
+NAMESPACE = {
+    "torch": torch,
+    "inf": math.inf,
+    "nan": math.nan,
+    "_take": _tensors.take,
+    "_put": _tensors.put,
+    "_sort": _tensors.sort,
+    "_shift": _tensors.shift,
+    "_quotient": _tensors.quotient,
+    "_remainder": _tensors.remainder,
+    "_to_integer": _tensors.to_integer,
+    "_threefry": _tensors.threefry2x32,
+}
 """What the source refers to."""
 
 VIEWS = frozenset(
-    "reshape squeeze broadcast_in_dim transpose slice real imag".split()  # noqa: SIM905
+    "reshape squeeze broadcast_in_dim transpose slice real imag bitcast_convert_type".split()  # noqa: SIM905
 )
 """What may lie in its operand's memory."""
 
@@ -571,7 +697,27 @@ def _plain(function: Callable[..., Any]) -> Host:
 
 
 def _host_div(op: Op, x: Sequence[Any]) -> Any:
-    return np.divide(*x) if is_inexact(op.out.dtype) else np.trunc(np.divide(*x))
+    if is_inexact(op.out.dtype):
+        return np.divide(*x)
+    own, by = (np.asarray(value, op.out.dtype) for value in x)
+    some = np.where(by == 0, 1, by).astype(op.out.dtype)
+    found = np.floor_divide(own, some)
+    found = found + ((np.remainder(own, some) != 0) & ((own < 0) != (some < 0)))
+    return np.where(by == 0, ~np.zeros_like(own), found)
+
+
+def _host_rem(op: Op, x: Sequence[Any]) -> Any:
+    if is_inexact(op.out.dtype):
+        return np.fmod(*x)
+    own, by = (np.asarray(value, op.out.dtype) for value in x)
+    return np.where(by == 0, own, np.fmod(own, np.where(by == 0, 1, by).astype(op.out.dtype)))
+
+
+def _host_to_integer(op: Op, x: Sequence[Any]) -> Any:
+    lowest, highest = bounds(op.out.dtype)
+    own = np.asarray(x[0], np.float64)
+    found = np.where(own >= highest, highest, np.where(own <= lowest, lowest, own.astype(op.out.dtype)))
+    return np.where(np.isnan(own), 0, found)
 
 
 def _host_select(op: Op, x: Sequence[Any]) -> Any:
@@ -580,12 +726,32 @@ def _host_select(op: Op, x: Sequence[Any]) -> Any:
 
 
 def _host_round(op: Op, x: Sequence[Any]) -> Any:
-    even = int(op.params["rounding_method"]) == 1
-    return np.round(x[0]) if even else np.sign(x[0]) * np.floor(np.abs(x[0]) + 0.5)
+    if int(op.params["rounding_method"]) == 1:
+        return np.round(x[0])
+    whole = np.trunc(x[0])
+    return whole + np.copysign((np.abs(x[0] - whole) >= 0.5).astype(op.out.dtype), x[0])
 
 
 def _host_not(op: Op, x: Sequence[Any]) -> Any:
     return np.invert(x[0])
+
+
+def _host_shift(how: str) -> Host:
+    def shifted(op: Op, x: Sequence[Any]) -> Any:
+        own, by = (np.asarray(value, op.out.dtype) for value in x)
+        bits = 8 * op.out.dtype.itemsize
+        inside = (by >= 0) & (by < bits)
+        if how == "arithmetic":
+            return np.right_shift(own, np.where(inside, by, own.dtype.type(bits - 1)))
+        by = np.where(inside, by, own.dtype.type(0)).astype(f"uint{bits}")
+        found = (np.left_shift if how == "left" else np.right_shift)(own.astype(by.dtype), by)
+        return np.where(inside, found, by.dtype.type(0))
+
+    return shifted
+
+
+def _host_bitcast(op: Op, x: Sequence[Any]) -> Any:
+    return np.asarray(x[0], op.inputs[0].dtype).view(op.out.dtype)
 
 
 NUMPY: dict[str, Host] = {
@@ -616,7 +782,7 @@ NUMPY: dict[str, Host] = {
     "square": _plain(np.square),
     "integer_pow": lambda op, x: x[0] ** op.params["y"],
     "pow": _plain(np.power),
-    "rem": _plain(np.fmod),
+    "rem": _host_rem,
     "logistic": _plain(lambda x: 1 / (1 + np.exp(-x))),
     "is_finite": _plain(np.isfinite),
     "max": _plain(np.maximum),
@@ -632,8 +798,14 @@ NUMPY: dict[str, Host] = {
     "or": _plain(np.bitwise_or),
     "xor": _plain(np.bitwise_xor),
     "not": _host_not,
+    "shift_left": _host_shift("left"),
+    "shift_right_logical": _host_shift("logical"),
+    "shift_right_arithmetic": _host_shift("arithmetic"),
+    "bitcast_convert_type": _host_bitcast,
     "select_n": _host_select,
     "convert_element_type": _plain(lambda x: x),
+    "to_integer": _host_to_integer,
+    "or_nan": _plain(lambda sign, x: np.where(np.abs(x) > 0, sign, x)),
 }
 """Of scalars, or of arrays of them: every function treats each element alone. Results are brought to the dtype that was
 traced."""

@@ -123,7 +123,9 @@ class Pure:
             if value is None:
                 if not first:
                     first.extend(self.init(numbers, params))
-                return first[i].to(torch_dtype(self._dtype(unit)))
+                value = first[i]
+            if unit.is_key:  # computed with in int64, without a sign
+                return torch.as_tensor(value, device=device).to(torch.int64) & 0xFFFFFFFF
             return torch.as_tensor(value, device=device).to(torch_dtype(self._dtype(unit))).reshape(unit.shape)
 
         leaves = [leaf(i, unit) for i, unit in enumerate(self.form.units)]
@@ -138,6 +140,7 @@ class Pure:
         found: list[Entry] = [{} for _ in self._places]
         for unit, value in zip(self.form.units, leaves, strict=True):
             value = value.to(torch.float64 if self._wide else torch.float32) if unit.count is float else value
+            value = value.to(torch.int32) if unit.is_key else value
             for j in [self._places.index(unit.place)] if unit.place is not None else self._owners(unit):
                 found[j][unit.name] = value
         return found

@@ -6,6 +6,7 @@ operations stays in the cache. Nothing waits for the device.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -62,11 +63,13 @@ class Engine:
         return tensor.detach().resolve_conj().resolve_neg()
 
     def tensor(self, array: Any) -> torch.Tensor:
-        """The tensor, or one of a number."""
-        return torch.as_tensor(array)
+        """The tensor, or one of a number; of random keys, and integers without a sign, one with a sign."""
+        return array.held.to(torch.int32) if isinstance(array, Unsigned) else torch.as_tensor(array)
 
-    def load(self, value: Any, like: Any, device: torch.device) -> torch.Tensor:
+    def load(self, value: Any, like: Any, device: torch.device) -> Any:
         """A value of a state as a tensor like that of a new one."""
+        if isinstance(like, Unsigned):
+            return Unsigned(torch.as_tensor(value).to(device, torch.int64) & 0xFFFFFFFF, like.shape, like.dtype)
         return torch.as_tensor(value).to(device=device, dtype=self.tensor(like).dtype)
 
     def update(self, parts: Sequence[Part], shared: np.ndarray) -> list[Updated]:
@@ -103,13 +106,23 @@ class Engine:
         known = run_host(code.host, dict(zip(code.given, numbers, strict=True)))
         device = params[0].device if params else torch.device("cpu")
         found = code.run(list(params), [known[x].item() for x in code.numbers], device)
-        return [self.tensor(_as_array(x, out)).clone() for x, out in zip(found, code.outputs, strict=True)]
+        arrays = [_as_array(x, out, aval) for x, out, aval in zip(found, code.outputs, code.avals, strict=True)]
+        return [x if isinstance(x, Unsigned) else self.tensor(x).clone() for x in arrays]
 
     def form(self, recipe: Whole, numbers: np.ndarray, params: Sequence[jax.ShapeDtypeStruct]) -> Form:
         """What the state of parameters in their own shapes consists of."""
         key = recipe, "form", numbers.shape, *((x.shape, x.dtype) for x in params)
         with self.precision():
             return kept(key, lambda: form_of(jax.eval_shape(recipe.init, numbers, list(params))))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Unsigned:
+    """Random keys, or 32-bit integers without a sign: in int64, in which they are computed with."""
+
+    held: torch.Tensor
+    shape: tuple[int, ...]
+    dtype: Any  # as JAX has it
 
 
 # Recipes on parameters in their own shapes.
@@ -122,6 +135,7 @@ class WholeCode(NamedTuple):
     given: list[Value]  # the numbers that it is given
     is_host: list[bool]  # of the arrays: whether they are numbers of the host
     outputs: list[Operand]
+    avals: Sequence[Any]  # of the outputs
     structure: Any
 
     @classmethod
@@ -131,8 +145,8 @@ class WholeCode(NamedTuple):
         leaves, treedef = jax.tree.flatten(trees)
         is_host = [isinstance(x, np.ndarray | np.generic) for x in leaves]
         shapes = [
-            jax.ShapeDtypeStruct(tuple(x.shape), x.dtype if own else jax_dtype(x.dtype))
-            for x, own in zip(leaves, is_host, strict=True)
+            jax.ShapeDtypeStruct(tuple(x.shape), jax_dtype(x.dtype) if isinstance(x, torch.Tensor) else x.dtype)
+            for x in leaves
         ]
         assert isinstance(part.recipe, Whole)
         with jax.enable_x64(True):
@@ -145,28 +159,30 @@ class WholeCode(NamedTuple):
         grads = len(jax.tree.leaves(trees[0]))
         places = dict(enumerate(arrays[grads:]))
         code = functional(lowered.ops, tensors, given, lowered.outputs, places)
-        return cls(code, given, is_host, lowered.outputs, structure)
+        return cls(code, given, is_host, lowered.outputs, traced.closed.out_avals, structure)
 
 
 def _run_whole(part: Part, shared: np.ndarray, own: WholeCode) -> Run:
     numbers, due, *trees = part.given
     leaves = jax.tree.leaves(trees)
     hosts = [x for x, is_host in zip(leaves, own.is_host, strict=True) if is_host]
-    tensors = [x for x, is_host in zip(leaves, own.is_host, strict=True) if not is_host]
+    tensors = [
+        x.held if isinstance(x, Unsigned) else x for x, is_host in zip(leaves, own.is_host, strict=True) if not is_host
+    ]
     known = run_host(own.code.host, dict(zip(own.given, [*shared, *numbers, *due, *hosts], strict=True)))
     device = tensors[0].device
     results = own.code.run(tensors, [np.asarray(known[x]).item() for x in own.code.numbers], device)
     if isinstance(results, Generator):
         results = yield from results
-    arrays = [_as_array(x, out) for x, out in zip(results, own.outputs, strict=True)]
+    arrays = [_as_array(x, out, aval) for x, out, aval in zip(results, own.outputs, own.avals, strict=True)]
     return Updated(own.structure.unflatten(arrays), np.zeros(0))
 
 
-def _as_array(x: Any, like: Operand) -> Any:
+def _as_array(x: Any, like: Operand, aval: Any) -> Any:
     """A result; a number in the dtype that was traced."""
-    if isinstance(x, torch.Tensor):
-        return x
-    return torch.tensor(x, dtype=torch_dtype(like.dtype)) if like.dtype.kind == "V" else np.asarray(x, like.dtype)
+    if not isinstance(x, torch.Tensor):
+        return torch.tensor(x, dtype=torch_dtype(like.dtype)) if like.dtype.kind == "V" else np.asarray(x, like.dtype)
+    return Unsigned(x, aval.shape, aval.dtype) if like.dtype == np.uint32 else x
 
 
 class InitCode(NamedTuple):
@@ -177,6 +193,7 @@ class InitCode(NamedTuple):
     host: list[Op]
     given: list[Value]
     outputs: list[Operand]
+    avals: Sequence[Any]
 
 
 def _init_code(recipe: Whole, numbers: np.ndarray, params: Sequence[jax.ShapeDtypeStruct]) -> InitCode:
@@ -185,7 +202,8 @@ def _init_code(recipe: Whole, numbers: np.ndarray, params: Sequence[jax.ShapeDty
 
     with jax.enable_x64(True):
         own = [jax.ShapeDtypeStruct((), jnp.float64)] * len(numbers)
-        lowered = lower(jax.make_jaxpr(init)(own, list(params)))
+        closed = jax.make_jaxpr(init)(own, list(params))
+        lowered = lower(closed)
     given, arrays = lowered.inputs[: len(numbers)], lowered.inputs[len(numbers) :]
     code = functional(lowered.ops, arrays, given, lowered.outputs, {})
-    return InitCode(code.run, code.numbers, code.host, given, lowered.outputs)
+    return InitCode(code.run, code.numbers, code.host, given, lowered.outputs, closed.out_avals)
