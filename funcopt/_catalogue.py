@@ -27,7 +27,7 @@ class Algorithm(NamedTuple):
     complex_numbers: bool  # whether it takes complex parameters
 
 
-def factories() -> dict[str, Callable[..., GradientTransformationExtraArgs]]:
+def factories() -> dict[str, Any]:
     """The complete optimizers by name: what has a learning rate and is no part of one."""
     found: dict[str, Any] = {
         name: factory
@@ -48,10 +48,11 @@ def algorithms() -> dict[str, Algorithm]:
         >>> found.kinds["betas"], found.defaults["betas"], found.state_keys
         ((a float in [0, 1), a float in [0, 1)), (0.9, 0.999), ('step', 'exp_avg', 'exp_avg_sq', 'max_exp_avg_sq'))
     """
-    return {name: _read(name, factory) for name, factory in factories().items()}
+    return {name: read(name, factory) for name, factory in factories().items()}
 
 
-def _read(name: str, factory: Any) -> Algorithm:
+def read(name: str, factory: Any) -> Algorithm:
+    """What is known of an optimizer."""
     keys, refuse_param = getattr(factory, "keys", Keys()), getattr(factory, "refuse_param", refuse_unless_floating)
     state = jax.eval_shape(factory().init, jax.ShapeDtypeStruct((2, 2), jnp.float32))
 

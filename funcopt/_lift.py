@@ -19,6 +19,9 @@ from funcopt.kinds import Hyperparameter, Kind
 REDUCE: ContextVar[Callable[[PyTree, Callable[[Any, Any], Any]], PyTree] | None] = ContextVar("REDUCE", default=None)
 """What else joins totals, `(total, join) -> total`: set while a part of the arrays is traced by itself."""
 
+OBSERVE: ContextVar[Callable[..., None] | None] = ContextVar("OBSERVE", default=None)
+"""Who is told what each transformation has done, `(make, values, leaves, updates)`: set while updates are measured."""
+
 
 class Rule(NamedTuple):
     """An algorithm for one array.
@@ -37,6 +40,9 @@ class Rule(NamedTuple):
             takes.
         join: what joins the totals of two arrays.
         rows: what to do with a gradient of some rows: run on these rows of everything, make it dense, or refuse it.
+        frame: what `funcopt.frame.descend` made the rule of, for wrappers; None: its update is no multiple of a
+            learning rate.
+        final: whether the state goes by the parameter that the update leads to, so that nothing may change it.
     """
 
     update: Callable[..., Any]
@@ -44,6 +50,29 @@ class Rule(NamedTuple):
     total: Callable[..., Any] | None = None
     join: Callable[[Any, Any], Any] = jnp.add
     rows: Handling = "refuse"
+    frame: "Frame | None" = None
+    final: bool = False
+
+
+class Frame(NamedTuple):
+    """The learning rate that an update is a multiple of, and what it is made of."""
+
+    lr: Any
+    direction: Rule | None = None  # from gradient to direction; None: what is decayed cannot be told from the rest
+    weight_decay: Any = 0.0
+    decoupled: bool = False
+    maximize: bool = False
+
+
+class Definition(NamedTuple):
+    """What a transformation was lifted from."""
+
+    owner: str
+    make: Callable[..., Rule]
+    hyperparams: Mapping[str, Hyperparameter]
+    kinds: Mapping[str, Kind]
+    elementwise: bool
+    refuse_param: Callable[[Any], str]
 
 
 class Refused(Exception):  # noqa: N818  # it is a refusal, which becomes the caller's ValueError
@@ -155,9 +184,12 @@ def lift(
         if all(rule.init is None for rule in some):
             return EmptyState()
         inits = [rule.init for rule in rules]
-        states = [None if x is None or i is None else _init_array(i, x) for x, i in zip(leaves, inits, strict=True)]
+        try:
+            states = [None if x is None or i is None else _init_array(i, x) for x, i in zip(leaves, inits, strict=True)]
+        except Refused as refused:
+            _checks.fail(owner, *refused.args)
         kind = next((type(s) for s in states if s is not None), None) or kind_of(some)
-        return _transpose(kind, states, treedef, step=_tree.zero_step(leaves))
+        return _transpose(kind, states, treedef, {"step": _tree.zero_step(leaves), **_first_shared(kind, states, some)})
 
     def run(
         leaves: Leaves, state: PyTree, extra: dict[str, Any], values: Mapping[str, Any]
@@ -185,11 +217,18 @@ def lift(
                 own["total"] = total
             results.append(_update(owner, rule, g, old, own, leaves.treedef, i))
         updates = [u for u, _ in results]
+        observe = OBSERVE.get()
+        if observe is not None:
+            observe(make, values, leaves, updates)
         if not stateful or not rules:
             return updates, state
-        return updates, _transpose(type(state), [s for _, s in results], leaves.treedef, step=own_step)
+        moved = next((new for new, (u, _) in zip([s for _, s in results], results, strict=True) if u is not None), None)
+        shared = {n: getattr(state if moved is None else moved, n) for n in _tree.shared_fields(state)}
+        return updates, _transpose(type(state), [s for _, s in results], leaves.treedef, {"step": own_step, **shared})
 
-    return follow_schedules(owner, hyperparams, kinds, init, run, elementwise=elementwise)
+    made = follow_schedules(owner, hyperparams, kinds, init, run, elementwise=elementwise)
+    made.definition = Definition(owner, make, hyperparams, kinds, elementwise, refuse_param)
+    return made
 
 
 def call_rule(owner: str, make: Callable[..., Rule], values: Mapping[str, Any]) -> Rule:
@@ -213,9 +252,10 @@ def _stored(owner: str, state: PyTree, kind: Any, leaves: Leaves) -> tuple[list[
     """Each leaf's state as it is stored, with its own count after this update; and the state's."""
     if not isinstance(state, kind):
         raise ValueError(wrong_state(owner, kind, state))
-    fields = kind._fields
+    fields, shared = kind._fields, _tree.shared_fields(state)
     try:
-        columns = {n: leaves.treedef.flatten_up_to(getattr(state, n)) for n in fields if n != "step"}
+        own_fields = [n for n in fields if n != "step" and n not in shared]
+        columns = {n: leaves.treedef.flatten_up_to(getattr(state, n)) for n in own_fields}
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"{owner}: the state must be one of init(params) for parameters like the updates; the order of arguments "
@@ -234,6 +274,7 @@ def _stored(owner: str, state: PyTree, kind: Any, leaves: Leaves) -> tuple[list[
             if count is not None and id(count) not in floats:
                 floats[id(count)] = _tree.weak(count)
         columns["step"] = [None if count is None else floats[id(count)] for count in counts]
+    columns.update((n, [getattr(state, n)] * leaves.treedef.num_leaves) for n in shared)
     return [type(state)(*own) for own in zip(*(columns[n] for n in fields), strict=True)], step
 
 
@@ -363,11 +404,26 @@ def _compute(state: Any) -> Any:
     )
 
 
-def _transpose(kind: Any, states: Sequence[Any], treedef: Any, *, step: Any) -> Any:
-    """A state of trees from one state per leaf."""
+def _transpose(kind: Any, states: Sequence[Any], treedef: Any, once: Mapping[str, Any]) -> Any:
+    """A state of trees from one state per leaf, and what there is once."""
     return kind(
         *(
-            step if n == "step" else treedef.unflatten([None if s is None else getattr(s, n) for s in states])
+            once[n] if n in once else treedef.unflatten([None if s is None else getattr(s, n) for s in states])
             for n in kind._fields
         )
     )
+
+
+def _first_shared(kind: Any, states: Sequence[Any], rules: Sequence[Rule]) -> dict[str, Any]:
+    """What a new state keeps once: as each array would have it, in the widest of their dtypes."""
+    names = _tree.shared_fields(kind)
+    if not names:
+        return {}
+    init = next(rule.init for rule in rules if rule.init is not None)
+    known = [s for s in states if s is not None] or [init(jnp.zeros(()))]
+    dtypes = {n: functools.reduce(jnp.promote_types, [getattr(s, n).dtype for s in known]) for n in names}
+    return {n: _as_dtype(getattr(known[0], n), dtype) for n, dtype in dtypes.items()}
+
+
+def _as_dtype(x: Any, dtype: Any) -> Any:
+    return x.update(dtype=dtype) if isinstance(x, jax.ShapeDtypeStruct) else x.astype(dtype)

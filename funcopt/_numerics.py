@@ -11,7 +11,7 @@ from jax import lax
 from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 
-from funcopt._tree import is_static, weak
+from funcopt._tree import compute_dtype, is_static, weak
 
 
 def lerp(start: jax.Array, end: jax.Array, weight: Any) -> jax.Array:
@@ -58,6 +58,12 @@ def filled(param: jax.Array, value: Any = 0.0) -> jax.Array:
     return jnp.full_like(param, value * (1 + 1j) if jnp.iscomplexobj(param) else value)
 
 
+def number_of(param: jax.Array, value: Any = 0.0) -> jax.Array:
+    """A number that is kept beside a parameter, in the precision that is computed in."""
+    dtype = compute_dtype(param.dtype)
+    return jnp.full((), value, jnp.finfo(dtype).dtype)
+
+
 def zeros_along(param: jax.Array, axis: int) -> jax.Array:
     """Zeros with one element along an axis, otherwise like a parameter, and sharded like it along its other axes."""
     shape = list(param.shape)
@@ -85,6 +91,31 @@ def _root_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[ja
 def root(x: jax.Array) -> jax.Array:
     """The square root, whose derivative at 0 is 0: so are those of an update where a gradient is 0, and not NaN."""
     return _root(x)
+
+
+def norm(x: jax.Array) -> jax.Array:
+    """The 2-norm of all elements, as a hyperparameter is: a scalar that takes the dtype of what it meets."""
+    return weak(root(jnp.sum(x * x)))
+
+
+def rms(x: jax.Array) -> jax.Array:
+    """The root mean square of all elements, as a hyperparameter is."""
+    return weak(root(jnp.sum(x * x))) / x.size**0.5
+
+
+def normal(seed: int, count: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Standard normal numbers, of a seed and a count: the same ones in each dtype, rounded to it."""
+    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), jnp.asarray(count).astype(jnp.uint32))
+    # Odd multiples of 2**-23 between -1 and 1, which float32 has exactly.
+    places = 2 * jax.random.uniform(key, shape, jnp.float32).astype(dtype) + (2.0**-23 - 1)
+    return 2**0.5 * lax.erf_inv(places)
+
+
+def rounded(x: jax.Array, dtype: Any) -> jax.Array:
+    """An array with the digits of a narrower dtype, and 0 for what is below its normal numbers."""
+    # XLA drops a cast to bfloat16 and back, which it takes for excess precision; this it keeps.
+    info = jnp.finfo(dtype)
+    return x if info.bits >= jnp.finfo(x.dtype).bits else lax.reduce_precision(x, info.nexp, info.nmant)
 
 
 def recomputed(scalar: Any) -> Any:

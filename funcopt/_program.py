@@ -61,6 +61,7 @@ class Program(GradientTransformationExtraArgs):
     """A transformation that can be run without rounding its updates, by `run`."""
 
     run: Run | None = None  # None of one whose `update` was replaced
+    definition: Any = None  # what it was lifted from, a `Definition`; None of what is composed
 
 
 class ElementwiseProgram(Program, ElementwiseTransformation):
@@ -177,7 +178,7 @@ def _compose(
             name = getattr(part, "__name__", None)
             fix = f"; call it: {name}(...)" if callable(part) and name else ""
             raise TypeError(f"{owner}: part {i} must be a gradient transformation, got {part!r}{fix}")
-    runs = [getattr(part, "run", None) or functools.partial(_run_foreign, part) for part in transformations]
+    runs = [run_of(part) for part in transformations]
 
     def init(params: PyTree) -> PyTree:
         return pack([part.init(params) for part in transformations])
@@ -197,6 +198,11 @@ def _compose(
         return leaves.updates, pack(new)
 
     return program(init, run, elementwise=all(isinstance(part, ElementwiseTransformation) for part in transformations))
+
+
+def run_of(part: GradientTransformation) -> Run:
+    """How a transformation is run on flat lists; one of optax with rounded updates."""
+    return getattr(part, "run", None) or functools.partial(_run_foreign, part)
 
 
 def _run_foreign(part: Any, leaves: Leaves, state: PyTree, extra: dict[str, Any]) -> tuple[list[Any], PyTree]:

@@ -162,6 +162,11 @@ def advance(step: PyTree, updates: Sequence[Any], treedef: Any, holes: Sequence[
     )
 
 
+def shared_fields(state: Any) -> tuple[str, ...]:
+    """The fields of a state, or of its class, that are kept once for all arrays, as its class says in `shared`."""
+    return getattr(state, "shared", ())
+
+
 def with_step_per_leaf(state: PyTree) -> PyTree:
     """Gives each leaf a count of its own in every state that counts updates, for histories that are about to differ.
 
@@ -184,10 +189,11 @@ def with_step_per_leaf(state: PyTree) -> PyTree:
     def visit(node: PyTree) -> PyTree:
         fields = getattr(node, "_fields", ())
         if "step" in fields:
-            moments = [flatten(getattr(node, name)) for name in fields if name != "step"]
-            treedef = moments[0][1]
+            own = (name for name in fields if name != "step" and name not in shared_fields(node))
+            moments = [getattr(node, name) for name in own]
+            treedef = flatten(moments[0])[1]  # what follows may have several arrays of each
             counts = treedef.flatten_up_to(per_leaf_step(node.step, treedef))
-            kept = [any(own[i] is not None for own, _ in moments) for i in range(treedef.num_leaves)]
+            kept = [any(x is not None for x in own) for own in zip(*map(treedef.flatten_up_to, moments), strict=True)]
             # Where nothing is kept there is no parameter, unless the algorithm keeps nothing of any.
             counts = [count if has or not any(kept) else None for count, has in zip(counts, kept, strict=True)]
             return node._replace(step=treedef.unflatten(counts))

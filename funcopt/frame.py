@@ -9,6 +9,7 @@ p = p - lr * u
 Beside it stands the arithmetic that rules share, in torch's order of operations.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from funcopt._numerics import once as once
 from funcopt._numerics import root as root
 from funcopt._rows import Handling
 from funcopt._tree import is_static
-from funcopt.rule import Rule, asked_for, asking
+from funcopt.rule import Frame, Rule, asked_for, asking
 
 
 def is_zero(value: Any) -> bool:
@@ -89,4 +90,14 @@ def descend(
 
     update = asking(update, *asked, *([] if is_zero(weight_decay) else ["param"]))
     rows = direction.rows if decay_rows(weight_decay) == "rows" else "refuse"
-    return direction._replace(update=update, rows=rows)
+    frame = Frame(lr, direction, weight_decay, decoupled, maximize)
+    return direction._replace(update=update, rows=rows, frame=frame)
+
+
+def redirected(rule: Rule, change: Callable[[Rule], Rule]) -> Rule:
+    """A rule with another direction, where what it is made of is known; otherwise `change` of all of it."""
+    frame = rule.frame
+    if frame is None or frame.direction is None:
+        return change(rule)._replace(frame=frame)
+    new = change(frame.direction)
+    return descend(new, frame.lr, weight_decay=frame.weight_decay, decoupled=frame.decoupled, maximize=frame.maximize)

@@ -36,7 +36,7 @@ BELOW_BRIDGE = (*itertools.chain(*LAYERS[:6]), "algorithms", "transforms", "_cat
 ABOVE_BRIDGE = ("groups", "config._build", "")  # what makes the optimizer of a torch model
 BRIDGE_LAYERS = (
     ("_buffers", "_groups", "_processes", "_shards"),
-    ("_units", "_matching", "_binding"),
+    ("_units", "_matching", "_binding", "_evaluation"),
     ("engines",),
     ("store",),
     ("_bridge", "_convert", "_functional", "_lbfgs"),

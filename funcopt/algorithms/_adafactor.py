@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 
 from funcopt import _checks
-from funcopt._numerics import filled, lerp, zeros_along
-from funcopt._tree import refuse_unless_real, weak
+from funcopt._numerics import filled, lerp, rms
+from funcopt._tree import refuse_unless_real
+from funcopt.algorithms._factored import moved_means, no_means
 from funcopt.frame import ascend, is_zero
 from funcopt.kinds import AtLeastOne, Flag, Hyperparameter, NonNegative, NonPositive, number
 from funcopt.rule import Rule, transformation
@@ -70,7 +71,7 @@ def adafactor(
     def init(p: jax.Array) -> AdafactorState:
         if p.ndim < 2:
             return AdafactorState(0, None, None, filled(p))
-        return AdafactorState(0, zeros_along(p, -1), zeros_along(p, -2), None)
+        return AdafactorState(0, *no_means(p), None)
 
     def update(g: jax.Array, s: AdafactorState, *, param: jax.Array, dtype: Any) -> tuple[jax.Array, AdafactorState]:
         g = ascend(g, maximize)
@@ -78,19 +79,14 @@ def adafactor(
         weight = s.step**beta2_decay
         row_var, col_var, variance = s.row_var, s.col_var, s.variance
         if variance is None:
-            row_var = lerp(row_var, jnp.mean(g * g, axis=-1, keepdims=True), weight)
-            col_var = lerp(col_var, jnp.mean(g * g, axis=-2, keepdims=True), weight)
+            row_var, col_var = moved_means((row_var, col_var), g * g, weight)
             estimate = row_var * col_var / jnp.maximum(jnp.mean(row_var, axis=-2, keepdims=True), eps1)
         else:
             estimate = variance = lerp(variance, g * g, weight)
         u = g / jnp.sqrt(jnp.maximum(estimate, eps1 * eps1))
-        rate = jnp.maximum(eps[1], _rms(param)) * jnp.minimum(lr, 1 / jnp.sqrt(s.step))
-        u = -(rate / jnp.maximum(1.0, _rms(u) / d)) * u
+        rate = jnp.maximum(eps[1], rms(param)) * jnp.minimum(lr, 1 / jnp.sqrt(s.step))
+        u = -(rate / jnp.maximum(1.0, rms(u) / d)) * u
         u = u if is_zero(weight_decay) else u - lr * weight_decay * param
         return u, AdafactorState(s.step, row_var, col_var, variance)
 
     return Rule(update, init)
-
-
-def _rms(x: jax.Array) -> jax.Array:
-    return weak(jnp.sqrt(jnp.sum(x * x))) / x.size**0.5

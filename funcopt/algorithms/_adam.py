@@ -10,6 +10,7 @@ As in torch, AMSGrad takes the maximum of the raw second moment and corrects its
 correction and optax takes the maximum of the corrected one.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +28,29 @@ class AdamState(NamedTuple):
     exp_avg: Any  # tree like the parameters
     exp_avg_sq: Any  # tree like the parameters
     max_exp_avg_sq: Any  # tree like the parameters; None where amsgrad is False
+
+
+def corrected(betas: tuple[Any, Any], eps: Any) -> Callable[[jax.Array, jax.Array, Any], jax.Array]:
+    """A function of two moments and the count, their quotient: both are corrected for their start at 0."""
+    beta1, beta2 = betas
+
+    @once
+    def scalars(t: Any) -> tuple[Any, Any]:
+        # Both corrections and eps meet as scalars: one multiplication and addition for each element.
+        correction1, correction2 = bias_correction(beta1, t), bias_correction(beta2, t)
+        return correction1 / jnp.sqrt(correction2), correction1 * eps
+
+    def quotient(m: jax.Array, v: jax.Array, t: Any) -> jax.Array:
+        correction, scaled_eps = scalars(t)
+        return m / (root(v) * correction + scaled_eps)
+
+    return quotient
+
+
+def step_correction(betas: tuple[Any, Any], corrects: bool = True) -> Callable[[Any], Any]:
+    """A function of the count: what the update is multiplied with where eps comes before the moments' correction."""
+    beta1, beta2 = betas
+    return once(lambda t: jnp.sqrt(bias_correction(beta2, t)) / bias_correction(beta1, t) if corrects else 1.0)
 
 
 _OPTAX = (optax.ScaleByAdamState, {"count": "step", "mu": "exp_avg", "nu": "exp_avg_sq"})
@@ -66,19 +90,13 @@ def adam(
     def init(p: jax.Array) -> AdamState:
         return AdamState(0, jnp.zeros_like(p), jnp.zeros_like(p), jnp.zeros_like(p) if amsgrad else None)
 
-    @once
-    def scalars(t: Any) -> tuple[Any, Any]:
-        # Both corrections and eps meet as scalars: one multiplication and addition for each element.
-        correction1, correction2 = bias_correction(beta1, t), bias_correction(beta2, t)
-        return correction1 / jnp.sqrt(correction2), correction1 * eps
+    quotient = corrected(betas, eps)
 
     def update(g: jax.Array, s: AdamState) -> tuple[jax.Array, AdamState]:
-        correction, scaled_eps = scalars(s.step)
         m = lerp(s.exp_avg, g, 1 - beta1)
         v = beta2 * s.exp_avg_sq + (1 - beta2) * g * g
         largest = jnp.maximum(s.max_exp_avg_sq, v) if amsgrad else None
-        u = m / (root(v if largest is None else largest) * correction + scaled_eps)
-        return u, AdamState(s.step, m, v, largest)
+        return quotient(m, v if largest is None else largest, s.step), AdamState(s.step, m, v, largest)
 
     rule = Rule(update, init)
     return descend(rule, lr, weight_decay=weight_decay, decoupled=decoupled_weight_decay, maximize=maximize)

@@ -23,10 +23,17 @@ from funcopt.rule import Keys, Rule, transformation
 
 
 class AsgdState(NamedTuple):
+    average = "ax"
+
     step: Any  # int32 (), or a tree of them: applied updates so far
     eta: Any  # tree of float32 (): the next update's learning rate
     mu: Any  # tree of float32 (): the next update's weight in the average
     ax: Any  # tree like the parameters: their average
+
+    def evaluated(self, param: jax.Array) -> jax.Array:
+        """The average."""
+        del param
+        return self.ax
 
 
 @transformation(keys=Keys(from_first_update=True))
@@ -73,4 +80,4 @@ def asgd(
         t = s.step
         return u, AsgdState(t, lr / (1 + lambd * lr * t) ** alpha, 1 / jnp.maximum(1, t - t0), ax)
 
-    return Rule(update, init)
+    return Rule(update, init, final=True)

@@ -11,6 +11,7 @@
 As in torch eps joins the root before the bias correction; optax adds it afterwards and takes rho_t >= 5.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -48,6 +49,32 @@ def sma_length(beta2: Any, t: Any) -> jax.Array:
     return 1 + t * _excess(t * rate) - _excess(rate)
 
 
+def rectification(beta2: Any, t: Any, shortest: float = 5.0) -> tuple[jax.Array, jax.Array]:
+    """Whether the second moment averages over more gradients than `shortest`, and the square of r; 1 where not."""
+    rho_inf = 2 / (1 - beta2) - 1
+    rho = sma_length(beta2, t)
+    rectified = rho > shortest
+    # Before there are enough gradients the ratio is negative or 0 / 0: no root of it, whose derivative is NaN.
+    ratio = (rho - 4) * (rho - 2) * rho_inf / (jnp.where(rectified, (rho_inf - 4) * (rho_inf - 2), 1.0) * rho)
+    return rectified, jnp.where(rectified, ratio, 1.0)
+
+
+def rectified(betas: Any, eps: Any, early: float = 1.0) -> Callable[[jax.Array, jax.Array, Any], jax.Array]:
+    """A function of two moments and the count, the rule's u; before the rectification a multiple of the first one."""
+    beta1, beta2 = betas
+
+    @once
+    def scalars(t: Any) -> tuple[Any, Any, Any]:
+        trusted, ratio = rectification(beta2, t)
+        return trusted, jnp.sqrt(ratio * bias_correction(beta2, t)), bias_correction(beta1, t)
+
+    def quotient(m: jax.Array, v: jax.Array, t: Any) -> jax.Array:
+        trusted, factor, correction = scalars(t)
+        return m / correction * jnp.where(trusted, factor / (root(v) + eps), early)
+
+    return quotient
+
+
 @transformation()
 def radam(
     lr: NonNegative = 1e-3,
@@ -80,22 +107,12 @@ def radam(
     def init(p: jax.Array) -> RadamState:
         return RadamState(0, filled(p), filled(p))
 
-    @once
-    def scalars(t: Any) -> tuple[Any, Any, Any]:
-        rho_inf = 2 / (1 - beta2) - 1
-        rho = sma_length(beta2, t)
-        rectified = rho > 5
-        # Before there are enough gradients the ratio is negative or 0 / 0: no root of it, whose derivative is NaN.
-        ratio = (rho - 4) * (rho - 2) * rho_inf / (jnp.where(rectified, (rho_inf - 4) * (rho_inf - 2), 1.0) * rho)
-        factor = jnp.sqrt(jnp.where(rectified, ratio, 1.0) * bias_correction(beta2, t))
-        return rectified, factor, bias_correction(beta1, t)
+    quotient = rectified(betas, eps)
 
     def update(g: jax.Array, s: RadamState) -> tuple[jax.Array, RadamState]:
-        rectified, factor, correction = scalars(s.step)
         m = lerp(s.exp_avg, g, 1 - beta1)
         v = beta2 * s.exp_avg_sq + (1 - beta2) * g * g
-        adaptive = jnp.where(rectified, factor / (root(v) + eps), 1.0)
-        return m / correction * adaptive, RadamState(s.step, m, v)
+        return quotient(m, v, s.step), RadamState(s.step, m, v)
 
     rule = Rule(update, init)
     return descend(rule, lr, weight_decay=weight_decay, decoupled=decoupled_weight_decay, maximize=maximize)

@@ -18,7 +18,7 @@ from funcopt._numerics import recomputed
 from funcopt._tree import is_static
 from funcopt.frame import ascend, decay_rows, decayed, is_zero, moved
 from funcopt.kinds import AnyNumber, Flag, NonNegative
-from funcopt.rule import Keys, Refused, Rule, asking, direction, transformation
+from funcopt.rule import Frame, Keys, Refused, Rule, asking, direction, transformation
 
 
 class TraceState(NamedTuple):
@@ -79,7 +79,8 @@ def sgd(
         update = asking(update)
     # Momentum moves the rows of earlier gradients, too; torch keeps it in a sparse buffer that grows with them.
     rows = decay_rows(weight_decay)
-    return Rule(update, init, rows=rows if rows == "refuse" or plain else "dense")
+    frame = Frame(lr, maximize=maximize)
+    return Rule(update, init, rows=rows if rows == "refuse" or plain else "dense", frame=frame)
 
 
 trace = direction("trace", sgd, "Accumulates a momentum buffer: `sgd` without its learning rate.", momentum=0.9)

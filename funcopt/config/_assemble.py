@@ -9,12 +9,11 @@ from funcopt import _checks
 from funcopt._checks import is_schedule
 from funcopt._names import nearest
 from funcopt.config._spec import OptimizerSpec, Wrapper
-from funcopt.config.dialects.timm_optimizers import lookahead
 from funcopt.config.dialects.torch import IMPLEMENTATION, is_optimizer_class
 from funcopt.groups import Groups, Rule, group_params
 from funcopt.groups._algorithms import arguments_of, name_of
 from funcopt.rule import GradientTransformation, GradientTransformationExtraArgs, chain
-from funcopt.transforms import clip_by_global_norm, clip_by_value, reduce_lr_on_plateau
+from funcopt.transforms import clip_by_global_norm, clip_by_value, lookahead_sync, reduce_lr_on_plateau
 
 
 def assemble(spec: OptimizerSpec, model: Any) -> Any:
@@ -51,7 +50,7 @@ def _assemble_class(spec: OptimizerSpec, groups: Groups) -> Any:
 def _wrap(wrapper: Wrapper, tx: GradientTransformation) -> GradientTransformationExtraArgs:
     clips = [clip_by_global_norm(wrapper.max_norm)] if wrapper.max_norm is not None else []
     clips += [clip_by_value(wrapper.clip_value)] if wrapper.clip_value is not None else []
-    tx = chain(*clips, tx, *([lookahead()] if wrapper.lookahead else []))
+    tx = chain(*clips, tx, *([lookahead_sync(slow_from="first_sync")] if wrapper.lookahead else []))
     if wrapper.accumulate > 1:
         # In the parameters' dtype, as torch accumulates into `grad`; optax's default is float32.
         multi_steps = optax.MultiSteps(tx, wrapper.accumulate, accumulator_dtype=None)  # pyright: ignore[reportArgumentType]

@@ -13,7 +13,7 @@ from funcopt.config._read import is_file, read_config
 from funcopt.config._registry import CONSTRUCTORS, OPTIMIZERS, SCHEDULES
 from funcopt.config._schedule import build_schedule, build_schedules
 from funcopt.config._spec import OptimizerSpec
-from funcopt.config.dialects import mmengine, mmengine_schedule, scepter, swin, timm, timm_schedule
+from funcopt.config.dialects import huggingface, mmengine, mmengine_schedule, scepter, swin, timm, timm_schedule
 from funcopt.config.dialects.mmengine_plateau import as_factor, split_plateau
 from funcopt.config.dialects.torch import (
     adopt_scheduler,
@@ -44,6 +44,7 @@ def build_optimizer(
     | an `OPTIMIZER` section (`NAME`, `LEARNING_RATE`, ...), or a config with one | SCEPTER |
     | a tree with `TRAIN.OPTIMIZER` | Swin |
     | "adamw", or `dict(opt="adamw", ...)`, or argparse's namespace; no decay for biases and norms | timm |
+    | `TrainingArguments`, or a dict of its fields (`optim`, `learning_rate`, ...), with the Trainer's groups | Hugging Face |
     | a class such as `torch.optim.AdamW`, or a function such as `funcopt.adamw` | torch, funcopt |
     | a torch optimizer; its state is taken over | torch |
     | a path to a YAML or JSON file with one of the dicts | |
@@ -51,8 +52,8 @@ def build_optimizer(
     Args:
         cfg: the config.
         model_or_params: a torch module, (named) tensors, or a pytree; not needed for a torch optimizer.
-        steps_per_epoch: if given, the schedule that a whole config has (`param_scheduler`, `LR_SCHEDULER`, `sched`) is
-            part of the optimizer. A `ReduceOnPlateauLR` in it reads `update(..., value=metric)`.
+        steps_per_epoch: if given, the schedule that a whole config has (`param_scheduler`, `LR_SCHEDULER`, `sched`,
+            `lr_scheduler_type`) is part of the optimizer. A `ReduceOnPlateauLR` in it reads `update(..., value=metric)`.
         **hyperparams: what is not in the config, or replaces it. A mapping with a `type` is a schedule.
 
     Returns:
@@ -130,11 +131,12 @@ def _as_config(cfg: Any, hyperparams: dict[str, Any]) -> dict[str, Any]:
     if callable(cfg) and not isinstance(cfg, Mapping):
         name = cfg.__name__ if getattr(cfg, "__name__", "") in OPTIMIZERS else cfg
         return {"type": name, **hyperparams}
-    config = read_config(timm.of_script(cfg) if isinstance(cfg, argparse.Namespace) else cfg)
+    is_script = isinstance(cfg, argparse.Namespace) and hasattr(cfg, "opt")
+    config = read_config(timm.of_script(cfg) if is_script else huggingface.of_arguments(cfg))
     if not isinstance(config, Mapping):
         raise TypeError(f"build_optimizer: cfg must be a config, a name or an optimizer, got {cfg!r}")
     config = dict(config)
-    if hyperparams and "type" not in config and "opt" not in config:
+    if hyperparams and "type" not in config and "opt" not in config and not huggingface.matches(config):
         raise ValueError(f"build_optimizer: {', '.join(hyperparams)} must be given in the config, which has sections")
     config |= hyperparams
     kind = config.get("type")
@@ -153,10 +155,13 @@ def _read(config: dict[str, Any], model: Any) -> OptimizerSpec:
         spec = timm.read(config, model)
     elif mmengine.matches(config):
         spec = mmengine.read(config)
+    elif huggingface.matches(config):
+        spec = huggingface.read(config)
     else:
         raise ValueError(
             "build_optimizer: the config must have one of type, optimizer, optim_wrapper (MMEngine), NAME, OPTIMIZER "
-            f"(SCEPTER), TRAIN.OPTIMIZER (Swin), opt (timm), got {', '.join(config) or 'nothing'}"
+            "(SCEPTER), TRAIN.OPTIMIZER (Swin), opt (timm), optim, learning_rate (Hugging Face), got "
+            f"{', '.join(config) or 'nothing'}"
         )
     for name, value in spec.hyperparams.items():
         if isinstance(value, Mapping) and "type" in value:
@@ -191,7 +196,7 @@ def _add_schedules(spec: OptimizerSpec, config: Mapping[str, Any], steps_per_epo
         own = (
             {key: value for key, value in config.items() if key in timm_schedule.KEYS} if "sched" in config else config
         )
-        if "sched" in own or "LR_SCHEDULER" in own or "TRAIN" in own:
+        if "sched" in own or "LR_SCHEDULER" in own or "TRAIN" in own or huggingface.matches(own):
             lr = build_schedule(own, base.get("lr"), steps_per_epoch=steps_per_epoch)
             spec.hyperparams["lr"] = lr
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from funcopt import schedules
@@ -19,17 +20,23 @@ class Registry:
     Args:
         kind: what is registered, for messages.
         own: funcopt's own by name.
+        aliases: further names of these.
         build: builds from a config, called as `build(cfg, **arguments)`; None: `builder` tells it later.
     """
 
     def __init__(
-        self, kind: str, own: Mapping[str, Callable[..., Any]], build: Callable[..., Any] | None = None
+        self,
+        kind: str,
+        own: Mapping[str, Callable[..., Any]],
+        build: Callable[..., Any] | None = None,
+        aliases: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._kind = kind
         self._entries: dict[str, tuple[str, Callable[..., Any]]] = {}
         self._build = build
         for name, builder in own.items():
             self._entries[simplify(name)] = name, builder
+        self._aliases = {simplify(alias): simplify(name) for alias, name in aliases.items()}
 
     def register(self, name: str | Callable[..., Any] | None = None, *, force: bool = False) -> Any:
         """A decorator that registers a function or class, by its own name or another.
@@ -72,11 +79,15 @@ class Registry:
         Raises:
             ValueError: with the nearest name, if there is none.
         """
-        entry = self._entries.get(simplify(str(name)))
+        entry = self._entry(str(name))
         if entry is None:
             fix = nearest(str(name), list(self)) or f"there are {', '.join(self)}"
             raise ValueError(f"{name!r} must be one of the registered {self._kind}s; {fix}")
         return entry[1]
+
+    def _entry(self, name: str) -> tuple[str, Callable[..., Any]] | None:
+        simple = simplify(name)
+        return self._entries.get(simple) or self._entries.get(self._aliases.get(simple, ""))
 
     def builder(self, build: T) -> T:
         """A decorator of what builds from a config, for where that is defined later than the registry."""
@@ -94,7 +105,7 @@ class Registry:
         return self._build(cfg, **arguments)
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and simplify(name) in self._entries
+        return isinstance(name, str) and self._entry(name) is not None
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(name for name, _ in self._entries.values()))
@@ -115,8 +126,15 @@ def _own_schedules() -> dict[str, Callable[..., Any]]:
     }
 
 
-OPTIMIZERS = Registry("optimizer", factories())
-"""funcopt's optimizers, and those that users register: functions that return a transformation, torch optimizers, or
+def _class_names() -> dict[str, str]:
+    """The names that optimizers have in the packages they come from, and in MMEngine."""
+    keys = {name: getattr(factory, "keys", None) for name, factory in factories().items()}
+    own = {found.torch_class: name for name, found in keys.items() if found is not None and found.torch_class}
+    return {**own, "TorchAdafactor": "adafactor"}
+
+
+OPTIMIZERS = Registry("optimizer", factories(), aliases=_class_names())
+"""funcopt's optimizers, also by the names of their references' classes, and those that users register: functions that return a transformation, torch optimizers, or
 classes in SCEPTER's manner, made from `(cfg, logger)` and called with the parameters."""
 
 SCHEDULES = Registry("schedule", _own_schedules())

@@ -5,7 +5,7 @@ from typing import Any
 
 from funcopt import _checks
 from funcopt.config._read import check_base_lr, read_config
-from funcopt.config.dialects import mmengine_schedule, scepter, swin, timm_schedule
+from funcopt.config.dialects import huggingface, mmengine_schedule, scepter, swin, timm_schedule
 from funcopt.config.dialects.torch import is_scheduler, schedule_by_name, schedule_of
 from funcopt.kinds import Schedule
 
@@ -19,8 +19,8 @@ def build_schedule(
         cfg: a name with `options`; `dict(type=..., ...)` with the arguments of funcopt's (and torch's) schedule of that
             name, in which further schedules may be nested; MMEngine's `param_scheduler` list, or one of its schedulers
             with a `begin`, an `end` or a `by_epoch`; SCEPTER's `LR_SCHEDULER` section (`NAME`, ...); Swin's tree
-            (`TRAIN.LR_SCHEDULER`); timm's arguments (`sched`, ...); a torch scheduler; a file with any of these; or a
-            schedule, which is returned.
+            (`TRAIN.LR_SCHEDULER`); timm's arguments (`sched`, ...); Hugging Face's (`lr_scheduler_type`, ...); a torch
+            scheduler; a file with any of these; or a schedule, which is returned.
         base_lr: the value that the schedule moves; not needed where the config has it.
         steps_per_epoch: updates per epoch, for what counts epochs in MMEngine's, Swin's and timm's configs.
         max_epochs: end of MMEngine's schedulers that have none.
@@ -38,7 +38,7 @@ def build_schedule(
         >>> schedule([0, 1, 2, 4]).round(9).tolist()
         [1.0, 1.0, 0.1, 0.01]
     """
-    cfg = read_config(cfg)
+    cfg = read_config(huggingface.of_arguments(cfg))
     if mmengine_schedule.matches(cfg):
         base = {} if base_lr is None else {"lr": base_lr}
         schedules = build_schedules(cfg, base, steps_per_epoch=steps_per_epoch, max_epochs=max_epochs)
@@ -55,6 +55,8 @@ def build_schedule(
         raise TypeError(f"build_schedule: cfg must be a config, a name or a schedule, got {cfg!r}")
     if timm_schedule.matches(cfg):
         return timm_schedule.read_schedule(cfg, check_base_lr("timm", base_lr), steps_per_epoch)
+    if huggingface.has_schedule(cfg):
+        return huggingface.read_schedule(cfg, base_lr, steps_per_epoch)
     if "TRAIN" in cfg:
         return swin.read_schedule(cfg["TRAIN"], base_lr, steps_per_epoch)
     if "LR_SCHEDULER" in cfg or "NAME" in cfg:

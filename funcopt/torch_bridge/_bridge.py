@@ -11,7 +11,7 @@ import copy
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
@@ -20,9 +20,17 @@ from funcopt._tree import at_step, has_schedule
 from funcopt.rule import GradientTransformation
 from funcopt.torch_bridge import _buffers, _matching
 from funcopt.torch_bridge._binding import Binding
+from funcopt.torch_bridge._evaluation import is_evaluating, keeper_of, to_evaluation, to_training
 from funcopt.torch_bridge._matching import LoadReport
 from funcopt.torch_bridge._processes import STEPPING, refuse_forked
-from funcopt.torch_bridge._units import Entry, Place, Unit, value_of
+from funcopt.torch_bridge._units import (
+    Entry,
+    Place,
+    Unit,
+    as_in_reference,
+    from_reference,
+    value_of,
+)
 from funcopt.torch_bridge.engines import _choice
 from funcopt.torch_bridge.engines._choice import Choice, Wanted
 from funcopt.torch_bridge.store._pure import update_purely
@@ -98,15 +106,17 @@ class TorchBridge(torch.optim.Optimizer):
     _binding: Binding
     _scheduled: dict[int, _Scheduled]  # by the group's identity
     _held: Store | None  # None until the first step
+    _eval_versions: dict[torch.Tensor, int]  # of the parameters that `eval` has written
     _wanted: Wanted = "auto"
     _compiled: bool = False
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "TorchBridge":
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         del args, kwargs
         self = super().__new__(cls)
         # Here and not in __init__, so that subclasses may take the constructor of a torch optimizer.
         self._scheduled = {}
         self._held = None
+        self._eval_versions = {}
         return self
 
     def __init__(
@@ -167,6 +177,10 @@ class TorchBridge(torch.optim.Optimizer):
         Raises:
             RuntimeError: for state or gradients that do not fit their parameters; nothing has been changed then.
         """
+        if is_evaluating(self.param_groups):
+            raise RuntimeError(
+                f"{type(self).__name__}: step must be of the weights that are trained; call train() after eval()"
+            )
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -221,6 +235,55 @@ class TorchBridge(torch.optim.Optimizer):
             for group, count in counts if done else ():
                 group["schedule_step"] = count
 
+    def eval(self) -> None:
+        """Puts the weights to evaluate into the parameters, where the recipe keeps such.
+
+        They are the average of `schedule_free`, `params_ema`, `params_swa` or `asgd`, and the slow weights of
+        `lookahead`. With other recipes it does nothing.
+
+        What is trained is kept in the state meanwhile, to the last bit, so that a checkpoint that is saved now has
+        both. Statistics of batch normalisation belong to the weights that they were taken with: refresh them.
+
+        Raises:
+            RuntimeError: if the recipe keeps several.
+        """
+        if is_evaluating(self.param_groups):
+            return
+        keeper = keeper_of(self._some_units)
+        if keeper is not None:
+            with STEPPING, _uninterrupted():
+                self._eval_versions = to_evaluation(self.param_groups, self.state, keeper)
+
+    def train(self) -> None:
+        """Puts the weights that are trained back, after `eval`; otherwise it does nothing.
+
+        Parameters that were written to meanwhile stay the weights to evaluate that they are now: what is trained is
+        computed from them where the recipe can tell it, as `schedule_free` can; otherwise it is the same.
+        """
+        if is_evaluating(self.param_groups):
+            with STEPPING, _uninterrupted():
+                to_training(self.param_groups, self.state, keeper_of(self._some_units), self._eval_versions)
+                self._eval_versions = {}
+
+    @contextlib.contextmanager
+    def eval_params(self) -> Iterator[None]:
+        """The weights to evaluate, in a `with` block: `eval` before it and `train` behind it, also after an error.
+
+        Example:
+            >>> import funcopt, torch
+            >>> model = torch.nn.Linear(2, 1)
+            >>> optimizer = funcopt.TorchBridge(model.parameters(), funcopt.schedule_free_adamw)
+            >>> with optimizer.eval_params():
+            ...     loss = model(torch.ones(1, 2)).sum()
+        """
+        before = is_evaluating(self.param_groups)
+        self.eval()
+        try:
+            yield
+        finally:
+            if not before:
+                self.train()
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group, as torch does. Its parameters start at their own step 0; those before keep their state.
 
@@ -243,6 +306,10 @@ class TorchBridge(torch.optim.Optimizer):
             self._scheduled.pop(id(group), None)
             raise
 
+    def state_dict(self) -> dict[str, Any]:
+        """The state in torch's layout; groups have what the reference keeps there, and not for each parameter."""
+        return as_in_reference(super().state_dict(), self._some_units)
+
     def load_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         state_dict: Mapping[str, Any],
@@ -250,10 +317,11 @@ class TorchBridge(torch.optim.Optimizer):
         strict: bool = True,
         rename: Mapping[str, str] | None = None,
     ) -> LoadReport:
-        """Loads a state in torch's layout, the bridge's or that of torch's own optimizer.
+        """Loads a state in torch's layout, the bridge's or that of torch's own or the reference's optimizer.
 
         As torch's, the optimizer goes on with the tensors that it is given, where they have the right dtype. Group
-        fields come from `state_dict` where it has them; a schedule goes on from the count that was saved.
+        fields come from `state_dict` where it has them; a schedule goes on from the count that was saved. What the
+        reference keeps in its groups, such as Prodigy's `d`, is state here, and `state_dict` writes it there, too.
 
         Args:
             state_dict: the checkpoint.
@@ -272,6 +340,7 @@ class TorchBridge(torch.optim.Optimizer):
         loaded = dict(state_dict)
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             loaded = pre_hook(self, loaded) or loaded
+        loaded = from_reference(loaded, self._some_units)
         entries, fields, report = _matching.match(self.param_groups, loaded, match, strict, rename)
         merged = [{**group, **new} for group, new in zip(self.param_groups, copy.deepcopy(fields), strict=True)]
         known = {index for group in loaded["param_groups"] for index in group["params"]}
@@ -316,6 +385,19 @@ class TorchBridge(torch.optim.Optimizer):
         group = self.param_groups[place[0]]
         return group["params"][_matching.keys_of(group).index(place[1])]
 
+    def _store_of(self, groups: Sequence[dict[str, Any]]) -> Store:
+        """A store that only tells what there is, and holds nothing."""
+        store = Store(self._binding, fast=self.fast_path, wanted=self._wanted)
+        store.read(groups)
+        return store
+
+    @property
+    def _some_units(self) -> list[Unit]:
+        """What the state of a parameter consists of, of the first one that is known to have one."""
+        every = ((i, p) for i, group in enumerate(self.param_groups) for p in group["params"])
+        first = next(((i, p) for i, p in every if p.requires_grad and _has_units(p)), None)
+        return [] if first is None else self._store_of(self.param_groups).units(*first)
+
     def _fitting(self, groups: Sequence[dict[str, Any]], entries: Mapping[Place, Entry]) -> dict[Place, Entry]:
         """Entries as the optimizer has them, each checked against what its parameter's state consists of."""
         keys = {
@@ -323,19 +405,18 @@ class TorchBridge(torch.optim.Optimizer):
             for i, group in enumerate(groups)
             for key, p in zip(_matching.keys_of(group), group["params"], strict=True)
         }
-        store = Store(self._binding, fast=self.fast_path, wanted=self._wanted)
-        store.read(groups)
+        store = self._store_of(groups)
         fitting = {}
         for place, entry in entries.items():
             fitting[place] = dict(entry)
             p = keys[place]
-            if all(value is None for value in entry.values()) or not (p.is_floating_point() or p.is_complex()):
-                continue
-            if torch.nn.parameter.is_lazy(p):  # which has no shape to check against yet
+            if all(value is None for value in entry.values()) or not _has_units(p):
                 continue
             where = f"parameter {place[1]!r} of group {place[0]}"
             for unit in store.units(place[0], p):
                 value = None if unit.hidden else value_of(unit, entry, where, "load_state_dict")
+                if value is None and unit.own:
+                    value = store.first(place[0], p, unit)
                 if value is not None:
                     fitting[place][unit.name] = _as_kept(unit, value, p)
         return fitting
@@ -409,6 +490,11 @@ class TorchBridge(torch.optim.Optimizer):
             values = {name: _plain(at_step(f, step, tuples=True)) for name, f in own.schedules.items()}
             own.group.update(values)
             own.written.update(values)
+
+
+def _has_units(p: torch.Tensor) -> bool:
+    """Whether it is known what a parameter's state consists of: not of one that has no shape yet."""
+    return (p.is_floating_point() or p.is_complex()) and not torch.nn.parameter.is_lazy(p)
 
 
 def _number(loss: Any) -> float | None:

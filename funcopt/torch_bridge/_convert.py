@@ -47,11 +47,11 @@ def to_torch_state_dict(
     """
     keys, treedef = _names(params)
     order = _order("to_torch_state_dict", param_groups, names, keys)
-    entries = _units.read_entries(_lift(state, treedef, keys), [(0, key) for key in keys])
-    return {
-        "state": {index: entries[0, name] for index, name in order.items() if entries[0, name]},
-        "param_groups": [dict(group) for group in param_groups],
-    }
+    lifted = _lift(state, treedef, keys)
+    entries = _units.read_entries(lifted, [(0, key) for key in keys])
+    own = {index: entries[0, name] for index, name in order.items() if entries[0, name]}
+    saved = {"state": own, "param_groups": [dict(group) for group in param_groups]}
+    return _units.as_in_reference(saved, _units.form_of(lifted).units)
 
 
 def from_torch_state_dict(
@@ -75,10 +75,11 @@ def from_torch_state_dict(
     """
     keys, treedef = _names(params)
     order = _order("from_torch_state_dict", state_dict["param_groups"], names, keys)
+    lifted = _lift(state, treedef, keys)
+    saved = _units.from_reference(state_dict, _units.form_of(lifted).units)
     entries: dict[Place, Entry] = {(0, key): {} for key in keys}
     for index, name in order.items():
-        entries[0, name] = dict(state_dict["state"].get(index, {}))
-    lifted = _lift(state, treedef, keys)
+        entries[0, name] = dict(saved["state"].get(index, {}))
     loaded = _units.write_entries(lifted, entries, jax.devices()[0], lambda place: f"parameter {place[1]!r}")
     return _lower(loaded, treedef)
 

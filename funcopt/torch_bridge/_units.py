@@ -5,7 +5,8 @@ has a `step` for each. A name that occurs twice in a chain gets a number from it
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,12 +15,15 @@ import torch
 from jax.tree_util import DictKey, GetAttrKey
 
 from funcopt._tree import is_array, with_step_per_leaf
-from funcopt.rule import PyTree, keys_of
+from funcopt.rule import Keys, PyTree, keys_of
 from funcopt.torch_bridge._buffers import Device, borrow_as_torch, copy_borrowed, copy_to_jax
 from funcopt.torch_bridge._groups import GroupLeaves, PerGroup
 
 SHOWN = "hyperparams."
 """Names of scheduled values begin with it: they show what the last update used, and no later update reads them."""
+
+_COUNTS = frozenset({"step", "update_counter"})
+"""What counts updates, and is known without asking a device for it."""
 
 Entry = dict[str, Any]
 
@@ -38,6 +42,10 @@ class Unit:
     dtype: Any
     count: type | None = None  # of a count: what torch has for it, a float in a tensor or an int
     hidden: bool = False  # whether torch's entries do not have it
+    in_group: str | None = None  # what the reference calls it, if it keeps it in its groups
+    flat: bool = False  # whether the reference keeps it as a vector
+    own: bool = False  # whether the reference does not keep it
+    keeper: tuple[type, str] | None = None  # the class of a state that tells weights to evaluate, and its field here
 
     @property
     def is_key(self) -> bool:
@@ -66,21 +74,34 @@ def _special(state: PyTree) -> list[Any]:
 
 
 def _is_special(node: object) -> bool:
-    return keys_of(node) is not None
+    return keys_of(node) is not None or hasattr(type(node), "evaluated")
 
 
-class _Count:
-    """A count, and what torch has for it; stands for it as a leaf."""
+class _Known:
+    """An array of which its definition tells more; stands for it as a leaf."""
 
-    def __init__(self, array: Any, kind: Any) -> None:
-        self.shape, self.dtype, self.kind = jnp.shape(array), jnp.result_type(array), kind
+    def __init__(self, array: Any, **known: Any) -> None:
+        self.shape, self.dtype, self.known = jnp.shape(array), jnp.result_type(array), known
 
 
 def _mark(node: PyTree) -> PyTree:
-    keys = keys_of(node)
-    if keys is None:
+    if not _is_special(node):
         return node
-    return node._replace(step=jax.tree.map(lambda count: _Count(count, keys.step), node.step))
+    keys, keeps = keys_of(node), hasattr(type(node), "evaluated")
+    counted, keys = keys is not None, keys or Keys()
+    named = {field: name for name, field in keys.group.items()}
+
+    def mark(field: str) -> PyTree:
+        known = {"in_group": named.get(field), "flat": field in keys.flat, "own": field in keys.own}
+        if keeps:
+            known["keeper"] = type(node), field
+        if field == "step" and counted:
+            hidden = keys.step is None and field not in named
+            known |= {"count": float if hidden else keys.step or int, "hidden": hidden}
+        return jax.tree.map(lambda x: _Known(x, **known), getattr(node, field))
+
+    told = {"step", *named, *keys.flat, *keys.own}
+    return node._replace(**{field: mark(field) for field in node._fields if keeps or field in told})
 
 
 def _label(name: str, group: int | None, node: Any) -> Any:
@@ -96,10 +117,10 @@ def _label(name: str, group: int | None, node: Any) -> Any:
 
 
 def _unit(name: str, place: Place | None, group: int | None, leaf: Any) -> Unit:
-    if isinstance(leaf, _Count):
-        return Unit(name, place, group, leaf.shape, leaf.dtype, leaf.kind or float, hidden=leaf.kind is None)
     shape, dtype = jnp.shape(leaf), jnp.result_type(leaf) if not hasattr(leaf, "dtype") else leaf.dtype
-    return Unit(name, place, group, shape, dtype, float if name == "step" and shape == () else None)
+    if isinstance(leaf, _Known):
+        return Unit(name, place, group, shape, dtype, **leaf.known)
+    return Unit(name, place, group, shape, dtype, float if name in _COUNTS and shape == () else None)
 
 
 def _map_named(fn: Callable[[str, int | None, Any], Any], state: PyTree) -> PyTree:
@@ -140,6 +161,60 @@ def _name(path: tuple[Any, ...], parent: str) -> str:
 def _inner(name: str, path: tuple[Any, ...]) -> str:
     """The name of one of several arrays that a state keeps for a parameter, such as SM3's per axis."""
     return name + jax.tree_util.keystr(path)
+
+
+def as_in_reference(saved: Mapping[str, Any], units: Sequence[Unit]) -> dict[str, Any]:
+    """A checkpoint that the reference can load: its groups have, beside the entries, what is kept there.
+
+    Args:
+        saved: the checkpoint.
+        units: what the state of a parameter consists of.
+    """
+    named = {unit.in_group: unit for unit in units if unit.in_group is not None}
+    flat = [unit.name for unit in units if unit.flat]
+    if not named and not flat:
+        return dict(saved)
+    state = {
+        key: {**entry, **{name: entry[name].reshape(-1) for name in flat if name in entry}}
+        for key, entry in saved["state"].items()
+    }
+    groups = []
+    for group in saved["param_groups"]:
+        own = [entry for entry in (state.get(index) for index in group["params"]) if entry]
+        found: dict[str, Any] = {}
+        for field, unit in named.items():
+            # A group without gradients so far has what is kept once for all, and has counted nothing.
+            among = own or ([] if unit.place is not None else [entry for entry in state.values() if entry])
+            values = [float(entry[unit.name]) for entry in among if unit.name in entry]
+            if unit.count is not None:
+                count = max(values, default=0.0)
+                found[field] = int(count) if unit.count is int else torch.tensor(count)
+            elif values:
+                found[field] = values[0]
+        groups.append({**group, **found})
+    return {**saved, "state": state, "param_groups": groups}
+
+
+def from_reference(saved: Mapping[str, Any], units: Sequence[Unit]) -> dict[str, Any]:
+    """The inverse: what the groups have goes to the entries of their parameters.
+
+    An entry keeps what it has itself if that has gone as far as the group: parameters differ in their counts where
+    gradients were missing, while a reference that goes on from here counts in its groups alone.
+    """
+    named = {unit.in_group: unit for unit in units if unit.in_group is not None}
+    if not named:
+        return dict(saved)
+    state = dict(saved["state"])
+    groups = []
+    for group in saved["param_groups"]:
+        own = [index for index in group["params"] if state.get(index)]
+        for field, unit in named.items():
+            values = [float(state[index].get(unit.name, -math.inf)) for index in own]
+            if field in group and max(values, default=-math.inf) != float(group[field]):
+                number = torch.tensor(float(group[field]), dtype=torch.float64 if unit.count is None else torch.float32)
+                state |= {index: {**state[index], unit.name: number} for index in own}
+        groups.append({field: value for field, value in group.items() if field not in named})
+    return {**saved, "state": state, "param_groups": groups}
 
 
 def plain_array(array: jax.Array) -> jax.Array:
@@ -233,12 +308,16 @@ def value_of(unit: Unit, entry: Mapping[str, Any], place: str, owner: str, error
             return 1.0  # torch.optim.SGD's entries: there from the first update on
         if unit.name == "schedule_step":
             return entry.get("step", 0)  # a schedule outside of the state: one per update
-        if unit.name.startswith(SHOWN):
+        if unit.name.startswith(SHOWN) or unit.own:
             return None
         raise error(f"{owner}: {place} must have the state {unit.name!r}, got {', '.join(entry) or 'none'}")
     if isinstance(value, torch.Tensor) and value.layout != torch.strided:
         value = value.to_dense()  # as torch's SGD keeps a momentum after sparse gradients
     tensor = torch.as_tensor(value)
+    if unit.flat and tensor.numel() == math.prod(unit.shape):
+        value = tensor = tensor.reshape(unit.shape)
+    elif unit.flat and tensor.numel() == 1:  # as Prodigy keeps what is 0 everywhere
+        value = tensor = tensor.expand(unit.shape).clone()
     shape = (*unit.shape, 2) if unit.is_key else unit.shape
     one_number = unit.shape == () and tensor.numel() == 1 and not unit.is_key
     if tuple(tensor.shape) != shape and not one_number and not (unit.is_key and tensor.shape[:-1] == unit.shape):

@@ -5,6 +5,9 @@ torch's class, with its defaults and its checks, and is an instance of it; the n
 `engine` and `compiled` are the bridge's own. `foreach` is accepted and changes nothing; with `fused`, where torch's
 class has it, the step unscales gradients and skips by itself under a GradScaler, as torch's. With `differentiable`
 autograd goes through the steps, and with `capturable`, elsewhere than on the CPU, a graph can hold them.
+
+What torch has not is here by the name of its reference's class, such as `Lion`: a `TorchBridge` of the algorithm, which
+takes the arguments of funcopt's function after the parameters, and the reference's checkpoints.
 """
 
 # A class that is torch's, constructor and all, and the bridge's in everything else: two bases that disagree.
@@ -12,14 +15,15 @@ autograd goes through the steps, and with `capturable`, elsewhere than on the CP
 
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, overload
 
 import torch
 
-from funcopt._catalogue import Algorithm, algorithms
+from funcopt._catalogue import Algorithm, factories, read
 from funcopt._names import simplify
 from funcopt.torch_bridge._binding import Binding
-from funcopt.torch_bridge._bridge import TorchBridge
+from funcopt.torch_bridge._bridge import Params, TorchBridge
 from funcopt.torch_bridge._lbfgs import LBFGS as LBFGS
 from funcopt.torch_bridge.engines._choice import Wanted
 
@@ -74,43 +78,99 @@ def _constructor(torch_class: type[torch.optim.Optimizer]) -> Any:
 
 _OWN = "engine", "compiled"
 
+
+def _make_own(factory: Any) -> type[TorchBridge]:
+    """The class of an algorithm that torch has not."""
+    own = inspect.signature(factory)
+
+    def init(
+        self: Any,
+        params: Params,
+        *args: Any,
+        engine: Wanted = "auto",
+        compiled: bool = False,
+        differentiable: bool = False,
+        capturable: bool = False,
+        foreach: bool | None = None,
+        fused: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        del foreach
+        unknown = {argument: kwargs.pop(argument) for argument in [*kwargs] if argument not in own.parameters}
+        try:
+            given = own.bind_partial(*args, **kwargs).arguments
+        except TypeError as error:
+            raise TypeError(f"{factory.keys.torch_class}: {error}; it takes {', '.join(own.parameters)}") from None
+        options = {"engine": engine, "compiled": compiled, "differentiable": differentiable, "capturable": capturable}
+        TorchBridge.__init__(self, params, factory, fused=fused, **options, **given, **unknown)
+
+    parameters = inspect.signature(init).parameters.values()
+    first, *further = [p for p in parameters if p.name not in ("args", "kwargs", "self")]
+    itself = inspect.Parameter("self", first.kind)
+    vars(init)["__signature__"] = inspect.Signature([itself, first, *own.parameters.values(), *further])
+    namespace = {"__doc__": _doc_of(factory), "__module__": __name__, "__init__": init}
+    return type(factory.keys.torch_class, (TorchBridge,), namespace)
+
+
+def _doc_of(factory: Any) -> str:
+    """What the function says, with the arguments that are the bridge's."""
+    head, _, arguments = inspect.cleandoc(factory.__doc__).partition("\n\nReturns:")[0].partition("Args:\n")
+    return (
+        f"{head}Run by `funcopt.{factory.__name__}`.\n\nArgs:\n"
+        "    params: tensors, (name, tensor) pairs, or group dicts, as for any torch optimizer.\n"
+        f"{arguments}\n"
+        "    engine, compiled, differentiable, capturable, fused: see `TorchBridge`.\n"
+        "    foreach: changes nothing.\n"
+    )
+
+
 _TORCH_CLASSES = {
     simplify(name): found
     for name, found in vars(torch.optim).items()
     if isinstance(found, type) and issubclass(found, torch.optim.Optimizer)
 }
 
-for _algorithm in algorithms().values():
-    _found = _TORCH_CLASSES.get(simplify(_algorithm.name))
-    if _found is not None and _found is not torch.optim.LBFGS:
-        globals()[_found.__name__] = _make(_algorithm, _found)
+for _name, _factory in factories().items():
+    _found = _TORCH_CLASSES.get(simplify(_name))
+    if _found is torch.optim.LBFGS:  # which is no bridge
+        continue
+    if _found is not None:
+        globals()[_found.__name__] = _make(read(_name, _factory), _found)
+    elif _factory.keys.torch_class is not None:
+        globals()[_factory.keys.torch_class] = _make_own(_factory)
 
-if TYPE_CHECKING:  # what the loop makes, with torch's constructors first
+if TYPE_CHECKING:  # what the loop makes
+    from funcopt import algorithms as own
 
-    class Adadelta(torch.optim.Adadelta, TorchBridge): ...
+    P = ParamSpec("P")
 
-    class Adafactor(torch.optim.Adafactor, TorchBridge): ...
+    class _Constructor(Generic[P]):
+        """A constructor that takes further arguments of the bridge by keyword."""
 
-    class Adagrad(torch.optim.Adagrad, TorchBridge): ...
+        @overload
+        def __call__(self, params: Params, *args: P.args, **kwargs: P.kwargs) -> None: ...
+        @overload
+        def __call__(
+            self,
+            params: Params,
+            *args: Any,
+            engine: Wanted = "auto",
+            compiled: bool = False,
+            differentiable: bool = False,
+            capturable: bool = False,
+            foreach: bool | None = None,
+            fused: bool = False,
+            **kwargs: Any,
+        ) -> None: ...
+        def __call__(self, *args: Any, **kwargs: Any) -> None: ...
 
-    class Adam(torch.optim.Adam, TorchBridge): ...
+    def _of(factory: Callable[P, Any]) -> Callable[[Any], _Constructor[P]]: ...
+    def _as(torch_class: Callable[Concatenate[Any, P], Any]) -> Callable[[Any], _Constructor[P]]: ...
 
-    class Adamax(torch.optim.Adamax, TorchBridge): ...
+    class Adadelta(torch.optim.Adadelta, TorchBridge):
+        @_as(torch.optim.Adadelta)
+        def __init__(self) -> None: ...
 
-    class AdamW(torch.optim.AdamW, TorchBridge): ...
-
-    class ASGD(torch.optim.ASGD, TorchBridge): ...
-
-    class Muon(torch.optim.Muon, TorchBridge): ...
-
-    class NAdam(torch.optim.NAdam, TorchBridge): ...
-
-    class RAdam(torch.optim.RAdam, TorchBridge): ...
-
-    class RMSprop(torch.optim.RMSprop, TorchBridge): ...
-
-    class Rprop(torch.optim.Rprop, TorchBridge): ...
-
-    class SGD(torch.optim.SGD, TorchBridge): ...
-
-    class SparseAdam(torch.optim.SparseAdam, TorchBridge): ...
+    class Lion(TorchBridge):
+        @_of(own.lion)
+        def __init__(self) -> None: ...

@@ -1,6 +1,7 @@
 """timm's create_optimizer_v2 against build_optimizer: groups, and runs of 100 steps."""
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -64,6 +65,30 @@ RUNS: list[tuple[str, str, dict[str, Any]]] = [
     # The biases of a ViT's keys have no gradient but rounding, whose sign would be all that Lion sees.
     ("resnet", "lion", {"lr": 1e-3, "weight_decay": 0.05, "betas": (0.8, 0.95), "layer_decay": 0.7}),
     ("resnet", "adabelief", {"lr": 1e-3, "weight_decay": 0.05, "eps": 1e-12}),
+    ("resnet", "radabelief", {"lr": 1e-3, "weight_decay": 0.05}),
+    ("vit", "adan", {"lr": 1e-3, "weight_decay": 0.05, "betas": (0.9, 0.9, 0.95)}),
+    ("resnet", "adanw", {"lr": 1e-3, "weight_decay": 0.05}),
+    ("resnet", "adopt", {"lr": 1e-3, "weight_decay": 0.01}),
+    ("resnet", "adoptw", {"lr": 1e-3, "weight_decay": 0.05, "eps": 1e-4, "layer_decay": 0.7}),
+    ("resnet", "laprop", {"lr": 1e-3, "weight_decay": 0.05}),
+    ("vit", "adamp", {"lr": 1e-3, "weight_decay": 0.05}),
+    ("vit", "sgdp", {"lr": 0.01, "weight_decay": 0.01}),
+    ("vit", "lamb", {"lr": 1e-3, "weight_decay": 0.05}),
+    ("resnet", "lambc", {"lr": 1e-3, "weight_decay": 0.05}),
+    ("vit", "lambw", {"lr": 1e-3, "weight_decay": 0.05}),
+    ("resnet", "lambcw", {"lr": 1e-3, "weight_decay": 0.05}),
+    ("resnet", "lars", {"lr": 0.1, "weight_decay": 0.01}),
+    ("resnet", "larc", {"lr": 0.1, "weight_decay": 0.01}),
+    ("resnet", "nlars", {"lr": 0.1, "weight_decay": 0.01}),
+    ("resnet", "nlarc", {"lr": 0.1, "weight_decay": 0.01}),
+    ("resnet", "novograd", {"lr": 1e-3, "weight_decay": 0.01}),
+    ("resnet", "novogradw", {"lr": 1e-3, "weight_decay": 0.01}),
+    # Its momentum is in float32, whose roundings are within the tolerance at this learning rate.
+    ("resnet", "adafactorbv", {"lr": 1e-4, "weight_decay": 0.01, "momentum_dtype": "float32"}),
+    ("resnet", "cadamw", {"lr": 1e-3, "weight_decay": 0.05}),
+    ("resnet", "cadopt", {"lr": 1e-3, "weight_decay": 0.01}),
+    ("resnet", "clion", {"lr": 1e-3, "weight_decay": 0.05}),
+    ("resnet", "lion", {"lr": 1e-3, "weight_decay": 0.05, "caution": True}),
     ("resnet", "rmsproptf", {"lr": 1e-3, "weight_decay": 0.01, "alpha": 0.8}),
     ("vit", "lookahead_adamw", {"lr": 2e-3, "weight_decay": 0.05, "layer_decay": 0.7}),
     ("resnet", "lookahead_sgd", {"lr": 0.05}),
@@ -71,6 +96,15 @@ RUNS: list[tuple[str, str, dict[str, Any]]] = [
 RUN_NAMES = {name for _, name, _ in RUNS} | {"nesterov"}
 
 
+@pytest.fixture
+def wide_scalars() -> Iterator[None]:
+    """With it timm keeps LaProp's scalars in float64, too."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("wide_scalars")
 @pytest.mark.parametrize(("model_name", "name", "options"), RUNS, ids=[f"{model}-{name}" for model, name, _ in RUNS])
 def test_a_run_of_100_steps_is_the_same(model_name: str, name: str, options: dict[str, Any]) -> None:
     timm = import_timm()

@@ -72,6 +72,13 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "clip_by_global_norm": [{"max_norm": 0.5}],
     "clip_by_value": [{"clip_value": 0.5}],
     "params_ema": [{"decay": 0.7}],
+    "params_swa": [{"start_step": 1, "every": 1}],
+    "lookahead_sync": [{"sync_period": 2}],
+    "prodigy": [{"lr": 1.0, "weight_decay": 0.1, "d0": 0.01, "use_bias_correction": True}],
+    "dadapt_adam": [{"lr": 1.0, "weight_decay": 0.1, "d0": 0.01}],
+    "schedule_free_sgd": [{"lr": 0.1, "weight_decay": 0.1, "warmup_steps": 2, "r": 0.5}],
+    "schedule_free_adamw": [{"lr": 0.1, "betas": (0.8, 0.9), "weight_decay": 0.1}],
+    "schedule_free_radam": [{"lr": 0.1, "weight_decay": 0.1, "silent_sgd_phase": False}],
     "trace": [{"momentum": 0.9, "dampening": 0.3}, {"momentum": 0.9, "nesterov": True}],
     "scale_by_adam": [{"betas": (0.8, 0.9), "eps": 0.1, "amsgrad": True}],
     "sgd": [{"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1, "maximize": True}, {"lr": 0.1}],
@@ -87,7 +94,65 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "rprop": [{"lr": 0.1, "etas": (0.4, 1.3), "step_sizes": (0.01, 1.0)}],
     "sparse_adam": [{"lr": 0.1, "betas": (0.8, 0.9), "eps": 0.1}],
     "adafactor": [{"lr": 0.1, "beta2_decay": -0.5, "d": 1.5, "weight_decay": 0.1}],
-    "muon": [{"lr": 0.1, "momentum": 0.8, "nesterov": False, "weight_decay": 0.2}],
+    "galore": [{"lr": 0.1, "rank": 1, "update_proj_gap": 2, "weight_decay": 0.1, "proj_type": "full"}],
+    "apollo": [
+        {"lr": 0.1, "rank": 2, "update_proj_gap": 2, "weight_decay": 0.1},
+        {"lr": 0.1, "rank": 1, "scale": 4.0, "proj": "svd", "scale_type": "tensor", "scale_front": True},
+    ],
+    "soap": [
+        {"lr": 0.1, "precondition_frequency": 2, "weight_decay": 0.1, "precondition_1d": True, "max_precond_dim": 3}
+    ],
+    "shampoo": [
+        {"lr": 0.1, "betas": (0.8, 0.9), "epsilon": 1e-3, "max_preconditioner_dim": 2, "precondition_frequency": 2},
+        {"lr": 0.1, "grafting": False, "epsilon": 1e-3, "weight_decay": 0.1},
+    ],
+    "kron": [{"lr": 0.1, "preconditioner_update_probability": 0.5, "weight_decay": 0.1, "max_size_triangular": 2}],
+    "muon": [
+        {"lr": 0.1, "momentum": 0.8, "nesterov": False, "weight_decay": 0.2},
+        {"lr": 0.1, "ns_coefficients": (3.0, -3.2, 1.2, 1.5, -0.5, 0.0), "ns_precision": "full", "outputs_last": True},
+    ],
+    "muon_with_adamw": [
+        {"lr": 0.1, "weight_decay": 0.1, "use_muon": True, "adjust_lr_fn": "match_rms_adamw"},
+        {"lr": 0.1, "betas": (0.8, 0.9), "eps": 0.1, "use_muon": False},
+    ],
+    "normuon": [{"lr": 0.1, "weight_decay": 0.1, "momentum": 0.8, "beta2": 0.7, "outputs_last": True}],
+    "scion": [{"lr": 0.1, "momentum": 0.3, "scale": 2.0}, {"lr": 0.1, "norm": "Sign", "unconstrained": True}],
+    "dion": [{"lr": 0.1, "mu": 0.8, "weight_decay": 0.1, "rank": 2, "epsilon": 0.1, "seed": 3}],
+    "lion": [{"lr": 0.1, "betas": (0.8, 0.9), "weight_decay": 0.1, "maximize": True}],
+    "adan": [
+        {"lr": 0.1, "betas": (0.8, 0.7, 0.9), "eps": 0.1, "weight_decay": 0.1},
+        {"lr": 0.1, "no_prox": True, "weight_decay": 0.1},
+    ],
+    "ademamix": [{"lr": 0.1, "betas": (0.8, 0.9, 0.99), "t_alpha": 3.0, "t_beta3": 3.0, "weight_decay": 0.1}],
+    "adopt": [
+        {"lr": 0.1, "betas": (0.8, 0.9), "eps": 0.1, "weight_decay": 0.1, "decouple": True},
+        {"lr": 0.1, "clip_exp": None},
+    ],
+    "adabelief": [
+        {"lr": 0.1, "betas": (0.8, 0.9), "eps": 0.1, "weight_decay": 0.1, "amsgrad": True, "rectify": False},
+        {"lr": 0.1, "betas": (0.8, 0.9), "degenerated_to_sgd": False, "weight_decouple": False, "weight_decay": 0.1},
+    ],
+    "yogi": [{"lr": 0.1, "betas": (0.8, 0.9), "eps": 0.1, "weight_decay": 0.1, "initial_accumulator": 0.1}],
+    "laprop": [
+        {"lr": 0.1, "betas": (0.8, 0.9), "eps": 0.1, "weight_decay": 0.1},
+        {"lr": 0.1, "weight_decay": 0.1, "fixed_decay": True},
+    ],
+    "signum": [{"lr": 0.1, "momentum": 0.8, "weight_decay": 0.1}, {"lr": 0.1, "momentum": 0.0}],
+    "tiger": [{"lr": 0.1, "beta": 0.8, "weight_decay": 0.1}],
+    "ftrl": [{"lr": 0.1, "lr_power": -0.4, "beta": 0.5, "lambda_1": 0.1, "lambda_2": 0.1}, {"lr": 0.1}],
+    "sophia_g": [{"lr": 0.1, "betas": (0.8, 0.9), "rho": 0.1, "bs": 2.0}],
+    "grams": [{"lr": 0.1, "betas": (0.8, 0.9), "eps": 0.1, "weight_decay": 0.1}],
+    "adafactor_bv": [{"lr": 0.1, "min_dim_size_to_factor": 2, "clipping_threshold": 0.5, "weight_decay": 0.1}],
+    "adafactor_hf": [{"lr": 0.1, "beta1": 0.8, "clip_threshold": 0.5, "weight_decay": 0.1}, {"warmup_init": True}],
+    "adam_mini": [{"lr": 0.1, "betas": (0.8, 0.9), "block_rows": 0, "weight_decay": 0.1}, {"lr": 0.1}],
+    "adamp": [{"lr": 0.1, "delta": 1.0, "wd_ratio": 0.5, "nesterov": True, "weight_decay": 0.1}],
+    "came": [{"lr": 0.1, "betas": (0.8, 0.9, 0.7), "clip_threshold": 0.5, "weight_decay": 0.1}],
+    "lamb": [{"lr": 0.1, "max_grad_norm": 0.5, "decoupled_decay": True}, {"lr": 0.1, "trust_clip": True}],
+    "lars": [{"lr": 0.1, "momentum": 0.9, "trust_clip": True, "always_adapt": True}, {"lr": 0.1}],
+    "mars_adamw": [{"lr": 0.1, "gamma": 0.1, "lr_1d_factor": 0.5, "weight_decay": 0.1}],
+    "novograd": [{"lr": 0.1, "grad_averaging": True, "amsgrad": True, "weight_decay": 0.1}],
+    "sgdp": [{"lr": 0.1, "momentum": 0.9, "delta": 1.0, "nesterov": True, "weight_decay": 0.1}],
+    "stable_adamw": [{"lr": 0.1, "betas": (0.8, 0.9), "eps": 0.1, "decouple_lr": True, "max_lr": 0.2}],
 }
 
 
@@ -113,8 +178,18 @@ def rows_of(factory: Any) -> list[Case]:
 
 
 DEFINED = [*(name for name in funcopt.algorithms() if name != "lbfgs"), *(OPTIONS.keys() - funcopt.algorithms().keys())]
+WRAPPED = [
+    funcopt.cautious(funcopt.adamw),
+    funcopt.cautious(funcopt.lion),
+    funcopt.cautious(funcopt.sgd),
+    funcopt.mars(funcopt.adamw),
+    funcopt.schedule_free(funcopt.sgd),
+    funcopt.schedule_free(funcopt.lion),
+    funcopt.lookahead(funcopt.radam, sync_period=2),
+]
 CASES = [
     *(row for name in sorted(DEFINED) for row in rows_of(getattr(funcopt, name))),
+    *(row for factory in WRAPPED for row in rows_of(factory)),
     Case("card", card, {"weight_decay": 1e-4, "lr": 1e-3}, ("lr",)),
     Case("lbfgs", lbfgs, {"lr": 0.5}, ("lr",), elementwise=False, prefixes=False, by_leaf=False),
     Case(

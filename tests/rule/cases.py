@@ -22,6 +22,8 @@ class Case(NamedTuple):
     elementwise: bool = True
     reads_params: bool = False  # whether `update` needs the parameters with the given hyperparameters
     scheduled: tuple[str, ...] = ()  # arguments that may be a schedule
+    static: tuple[str, ...] = ()  # arguments that decide shapes, which optax has to be told
+    smooth: bool = True  # whether it has a derivative where rows of a gradient are 0
 
     def params(self, seed: int = 0, dtype: Any = jnp.float32) -> dict[str, Any]:
         """A tree with a vector, unless there may be none."""
@@ -34,7 +36,31 @@ def chained() -> funcopt.GradientTransformationExtraArgs:
     return funcopt.chain(funcopt.clip_by_global_norm(1.0), funcopt.adamw(0.1), funcopt.params_ema(0.9))
 
 
-READS_PARAMS = {"adafactor", "adamw", "asgd", "muon"}
+READS_PARAMS = {
+    "adafactor",
+    "adafactor_hf",
+    "adamp",
+    "adamw",
+    "asgd",
+    "dadapt_adam",
+    "dion",
+    "ftrl",
+    "lamb",
+    "mars_adamw",
+    "muon",
+    "prodigy",
+    "schedule_free_adamw",
+    "schedule_free_radam",
+    "schedule_free_sgd",
+    "scion",
+    "sgdp",
+    "soap",
+    "sophia_g",
+    "stable_adamw",
+    "tiger",
+}
+STATIC = {"dion": ("rank",)}
+NOT_SMOOTH = {"dion"}  # the QR decomposition has no derivative at a matrix of less than full rank
 
 ALGORITHMS = [
     Case(
@@ -45,6 +71,8 @@ ALGORITHMS = [
         found.elementwise,
         reads_params=name in READS_PARAMS,
         scheduled=tuple(argument for argument, kind in found.kinds.items() if kind.scheduled),
+        static=STATIC.get(name, ()),
+        smooth=name not in NOT_SMOOTH,
     )
     for name, found in funcopt.algorithms().items()
     if name != "lbfgs"  # it evaluates the loss itself: tests/transforms/test_lbfgs.py

@@ -323,6 +323,11 @@ def table(x: Any) -> Any:
     return TABLE.astype(x.dtype) + x[0, 0, 0]
 
 
+def square(x: Any) -> Any:
+    """A symmetric matrix of full rank."""
+    return x[0] @ x[0].T + np.diag([5.0, 9.0, 13.0])
+
+
 SHAPED: dict[str, list[Callable[[Any], Any]]] = {
     "reshape": [
         lambda x: x.reshape(6, 4),
@@ -364,6 +369,29 @@ SHAPED: dict[str, list[Callable[[Any], Any]]] = {
         lambda x: table(x).at[ROWS].get(mode="fill"),
         lambda x: table(x).at[ROWS.reshape(2, 3)].get(mode="clip"),
         lambda x: x[0, 0][jnp.array([3, 1])],
+        lambda x: (x[:, jnp.array([2, 0, 1])], jnp.take(x, jnp.array([[5, 1]]), axis=2), jnp.take(x, 1, axis=1)),
+    ],
+    "eigh": [
+        lambda x: [jnp.abs(y) for y in jnp.linalg.eigh(square(x))],  # the sign of a vector is anyone's
+        lambda x: jnp.abs(lax.linalg.eigh(square(x), lower=False)[0]),
+        lambda x: jnp.linalg.eigvalsh(jnp.stack([square(x), jnp.eye(3)])),
+    ],
+    "svd": [
+        lambda x: [jnp.abs(y) for y in jnp.linalg.svd(x[1, :2].astype(float), full_matrices=False)],
+        lambda x: [jnp.abs(y)[:, :2] for y in jnp.linalg.svd(x[1, :2].astype(float))[::2]],
+        lambda x: jnp.linalg.svd(x.astype(float), compute_uv=False),
+    ],
+    "qr": [lambda x: jnp.linalg.qr(square(x)), lambda x: jnp.linalg.qr(square(x)[:, :2], mode="complete")],
+    "triangular_solve": [
+        lambda x: [
+            lax.linalg.triangular_solve(square(x), x[1].astype(float), left_side=True, lower=lower, transpose_a=turned)
+            for lower in (False, True)
+            for turned in (False, True)
+        ],
+        lambda x: lax.linalg.triangular_solve(square(x), x[1].T.astype(float), unit_diagonal=True),
+        lambda x: lax.linalg.triangular_solve(
+            square(x) * (2 + 1j), x[1] * (1 + 0j), left_side=True, transpose_a=True, conjugate_a=True
+        ),
     ],
     "scatter": [
         lambda x: table(x).at[ROWS[1:]].set(x[0, 0, :3], mode="drop"),
@@ -488,11 +516,14 @@ def test_control_flow(fn: Callable[[Any], Any]) -> None:
     ("fn", "text"),
     [
         (lambda x: lax.top_k(x, 2), "primitive top_k"),
-        (lambda x: jnp.linalg.svd(x[0]), "primitive svd"),
+        (lambda x: jnp.linalg.cholesky(square(x)), "primitive cholesky"),
+        (lambda x: lax.linalg.eigh(square(x), subset_by_index=(0, 1)), "some of the eigenvalues"),
+        (lambda x: lax.linalg.svd(x[0], full_matrices=False, subset_by_index=(0, 1)), "some of the singular values"),
+        (lambda x: lax.linalg.qr(x[0], pivoting=True), "qr with pivoting"),
         (lambda x: lax.while_loop(lambda y: y[0, 0, 0] < 9, lambda y: y + 1, x), "primitive while"),
         (lambda x: lax.scan(lambda c, row: (c + row, c), x[0], x[:0]), "a loop of 0"),
         (lambda x: x.at[:, 1, :].set(0.0), "scatter of anything but rows"),
-        (lambda x: x[:, ROWS], "gather of anything but rows"),
+        (lambda x: x[jnp.array([1, 0]), jnp.array([2, 1])], "gather along several axes"),
         (lambda x: x[0].at[jnp.array([5, 0])].set(0.0, mode="clip"), "scatter of anything but rows"),
         (lambda x: lax.reduce_precision(x, 4, 3), "reduce_precision to"),
         (lambda x: x.astype(jnp.uint64), "to_integer of uint64"),

@@ -12,9 +12,10 @@ from funcopt._names import nearest
 from funcopt.config._registry import OPTIMIZERS
 from funcopt.config._spec import OptimizerSpec, Wrapper
 from funcopt.config.dialects import timm_schedule
-from funcopt.config.dialects.timm_optimizers import Once, adabelief, lion, rmsproptf, sgdw, takes_once
+from funcopt.config.dialects.timm_optimizers import Once, rmsproptf, sgdw, takes_once
 from funcopt.groups import layer_decay_rules, weight_decay_rules
 from funcopt.groups._params import is_tensor, unwrap
+from funcopt.transforms import cautious
 
 # timm's names that say more than the algorithm, and its defaults where they are not the algorithm's own.
 _NAMES: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -28,13 +29,30 @@ _NAMES: dict[str, tuple[Any, dict[str, Any]]] = {
     "adagrad": ("adagrad", {"eps": 1e-8}),
     "rmsprop": ("rmsprop", {"alpha": 0.9, "momentum": 0.9}),
     "rmsproptf": (rmsproptf, {"momentum": 0.9}),
-    "lion": (lion, {}),
-    "adabelief": (adabelief, {}),
+    "adabelief": ("adabelief", {"rectify": False}),
+    "radabelief": ("adabelief", {"rectify": True}),
+    "adanw": ("adan", {"no_prox": True}),
+    "adopt": ("adopt", {"clip_exp": 0.333}),
+    "adoptw": ("adopt", {"clip_exp": 0.333, "decouple": True}),
+    "adamp": ("adamp", {"wd_ratio": 0.01, "nesterov": True}),
+    "sgdp": ("sgdp", {"nesterov": True, "momentum": 0.9}),
+    "lambc": ("lamb", {"trust_clip": True}),
+    "lambw": ("lamb", {"decoupled_decay": True}),
+    "lambcw": ("lamb", {"trust_clip": True, "decoupled_decay": True}),
+    "lars": ("lars", {"momentum": 0.9}),
+    "larc": ("lars", {"momentum": 0.9, "trust_clip": True}),
+    "nlars": ("lars", {"momentum": 0.9, "nesterov": True}),
+    "nlarc": ("lars", {"momentum": 0.9, "nesterov": True, "trust_clip": True}),
+    "novogradw": ("novograd", {"decoupled_decay": True}),
+    "adafactorbv": ("adafactor_bv", {}),
 }
-# Names that are timm's own algorithms there, not torch's.
-_OTHERS = ("adafactor", "muon")
+# Names of algorithms that are others in timm: its own, or with its own random numbers.
+_OTHERS = ("adafactor", "kron", "mars", "muon")
+# What a c before the name, or `caution`, makes cautious as funcopt does: of others timm masks a part without their decay.
+_CAUTIOUS = ("adamw", "adopt", "lion")
 _LOOKAHEAD = "lookahead_"
 _ARGPARSE = {"opt_eps": "eps", "opt_betas": "betas", "opt_foreach": "foreach", "opt_args": "opt_args"}
+_RENAMED = {"decoupled": "decouple"}
 _LAYER_DECAY = {"layer_decay_min_scale": "min_scale", "layer_decay_no_opt_scale": "no_opt_scale"}
 # What timm's optimizer_kwargs takes from the arguments of its training script.
 _OF_SCRIPT = ("opt", "lr", "weight_decay", "momentum", "layer_decay", *_ARGPARSE, *_LAYER_DECAY)
@@ -60,9 +78,10 @@ def read(cfg: Any, model: Any) -> OptimizerSpec:
     if "sched" in arguments:
         arguments = {key: value for key, value in arguments.items() if key not in timm_schedule.KEYS}
     arguments.update(arguments.pop("opt_args", None) or {})
-    arguments = {_ARGPARSE.get(key, key): value for key, value in arguments.items() if value is not None}
+    renamed = {**_ARGPARSE, **_RENAMED}
+    arguments = {renamed.get(key, key): value for key, value in arguments.items() if value is not None}
     name = arguments.pop("opt").lower()
-    algorithm, defaults = _find(name.removeprefix(_LOOKAHEAD))
+    algorithm, defaults = _find(name.removeprefix(_LOOKAHEAD), arguments.pop("caution", False))
     rules = _read_rules(arguments, model)
     known = inspect.signature(algorithm).parameters
     # timm has one set of arguments for all optimizers, and drops these where they do not apply.
@@ -79,11 +98,18 @@ def read(cfg: Any, model: Any) -> OptimizerSpec:
     return OptimizerSpec(algorithm, values, rules, wrapper=Wrapper(lookahead=name.startswith(_LOOKAHEAD)))
 
 
-def _find(name: str) -> tuple[Any, dict[str, Any]]:
+def _find(name: str, caution: bool) -> tuple[Any, dict[str, Any]]:
     """The algorithm of a name of timm's, and the defaults that go with it."""
-    known = {*_NAMES, *OPTIMIZERS} - {*_OTHERS}
+    if name not in _NAMES and name not in OPTIMIZERS and name[1:] in _CAUTIOUS and name[0] == "c":
+        name, caution = name[1:], True
+    if caution:
+        if name not in _CAUTIOUS:
+            _checks.fail("timm", "caution", f"False but for {', '.join(_CAUTIOUS)}", True)
+        algorithm, defaults = _find(name, caution=False)
+        return cautious(algorithm), defaults
+    known = {*_NAMES, *OPTIMIZERS, *(f"c{own}" for own in _CAUTIOUS)} - {*_OTHERS}
     if name in _OTHERS:
-        fix = f"timm's {name} is another algorithm than torch's, which is dict(type={name!r}, ...)"
+        fix = f"timm's {name} is another algorithm than funcopt's, which is dict(type={name!r}, ...)"
         _checks.fail("timm", "opt", f"one of {', '.join(sorted(known))}", name, fix)
     if name not in _NAMES and name not in OPTIMIZERS:
         _checks.fail("timm", "opt", f"one of {', '.join(sorted(known))}", name, nearest(name, known))

@@ -23,6 +23,7 @@ from funcopt.torch_bridge.engines._operations import (
     number,
 )
 from funcopt.torch_bridge.engines._operations import Operand as Name
+from funcopt.torch_bridge.engines._products import rounded_products
 
 
 class Scratch(NamedTuple):
@@ -463,6 +464,9 @@ def functional(
             its memory, is copied.
     """
     found = split(ops, outputs, numbers)
+    scalars = {*found.numbers, *numbers}
+    is_number = lambda x: not x.shape and (isinstance(x, Constant) or x in scalars)  # noqa: E731
+    found = found._replace(ops=rounded_products(found.ops, outputs, is_number))
     writer = _Writer(lanes=False)
     converted = _numbers(writer, found.numbers)
     for i, value in enumerate(arrays):

@@ -423,21 +423,32 @@ def _reduce_precision(op: Op, context: Context, x: Sequence[Operand]) -> Call:
 
 
 def _gather(op: Op, context: Context, x: Sequence[Operand]) -> Call:
-    """Whole rows, as of tables: `array.at[indices].get()`."""
+    """What is at places of one axis, as of tables: `jnp.take(array, indices, axis)`."""
     numbers, sizes = op.params["dimension_numbers"], op.params["slice_sizes"]
-    shape = op.inputs[0].shape
-    rows = (
-        numbers.collapsed_slice_dims == numbers.start_index_map == (0,)
-        and tuple(sizes) == (1, *shape[1:])
-        and not numbers.operand_batching_dims
-    )
-    indices = op.inputs[1].shape
-    if not rows or numbers.offset_dims != tuple(range(len(indices) - 1, len(op.out.shape))):
-        raise NotCovered("gather of anything but rows")
+    shape, axis = op.inputs[0].shape, next(iter(numbers.start_index_map), 0)
+    taken = range(axis, axis + len(op.inputs[1].shape) - 1)
+    if (
+        numbers.collapsed_slice_dims != (axis,)
+        or numbers.start_index_map != (axis,)
+        or tuple(sizes) != (*shape[:axis], 1, *shape[axis + 1 :])
+        or numbers.operand_batching_dims
+        or numbers.offset_dims != tuple(i for i in range(len(op.out.shape)) if i not in taken)
+    ):
+        raise NotCovered("gather along several axes")
     own, index = context.tensor(x[0], op.inputs[0].dtype), context.tensor(x[1], op.inputs[1].dtype)
     filled = "fill" in str(op.params["mode"]).lower()
     fill = "0" if op.params["fill_value"] is None else number(op.params["fill_value"])
-    return Call("_take", (own, index, repr(filled), fill), has_out=False)
+    return Call("_take", (own, index, str(axis), repr(filled), fill), has_out=False)
+
+
+def _triangular_solve(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    a, b = (context.tensor(operand, op.out.dtype) for operand in x)
+    upper, params = not op.params["lower"], op.params
+    a = f"{a}.conj()" if params["conjugate_a"] else a
+    if params["transpose_a"]:
+        a, upper = f"{a}.mT", not upper
+    keywords = f"upper={upper}", f"left={params['left_side']}", f"unitriangular={params['unit_diagonal']}"
+    return Call("torch.linalg.solve_triangular", (a, b, *keywords))
 
 
 def _scatter(how: str) -> Emit:
@@ -562,6 +573,7 @@ TORCH: dict[str, Emit] = {
     "cumprod": _cumulative("torch.cumprod"),
     "dot_general": _dot,
     "gather": _gather,
+    "triangular_solve": _triangular_solve,
     "scatter": _scatter("set"),
     "scatter-add": _scatter("add"),
 }
@@ -611,6 +623,16 @@ TORCH["addcdiv"] = _scaled("torch.addcdiv", "value=")
 TORCH["add_scaled"] = _scaled("torch.add", "alpha=")
 
 
+def _addmm(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    """What `_products` finds."""
+    *own, beta, alpha = x
+    tensors = (context.tensor(operand, op.out.dtype) for operand in own)
+    return Call("torch.addmm", (*tensors, f"beta={beta}", f"alpha={alpha}"))
+
+
+TORCH["addmm"] = _addmm
+
+
 def _emit_sort(op: Op, context: Context, x: Sequence[Operand]) -> Call:
     own = ", ".join(context.tensor(operand, var.dtype) for operand, var in zip(x, op.inputs, strict=True))
     return Call("_sort", (f"[{own}]", str(op.params["dimension"]), str(op.params["num_keys"])), has_out=False)
@@ -624,6 +646,27 @@ def _emit_split(op: Op, context: Context, x: Sequence[Operand]) -> Call:
 def _threefry(op: Op, context: Context, x: Sequence[Operand]) -> Call:
     own = (context.tensor(operand, var.dtype) for operand, var in zip(x, op.inputs, strict=True))
     return Call("_threefry", tuple(own), has_out=False)
+
+
+def _eigh(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    if op.params["subset_by_index"] is not None:
+        raise NotCovered("some of the eigenvalues")
+    triangle = repr("L" if op.params["lower"] else "U")
+    return Call("_eigh", (context.tensor(x[0], op.inputs[0].dtype), triangle), has_out=False)
+
+
+def _svd(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    if op.params["subset_by_index"] is not None:
+        raise NotCovered("some of the singular values")
+    own, vectors = context.tensor(x[0], op.inputs[0].dtype), op.params["compute_uv"]
+    return Call("_svd", (own, repr(vectors), repr(op.params["full_matrices"])), has_out=False)
+
+
+def _qr(op: Op, context: Context, x: Sequence[Operand]) -> Call:
+    if op.params["pivoting"]:
+        raise NotCovered("qr with pivoting")
+    mode = repr("complete" if op.params["full_matrices"] else "reduced")
+    return Call("torch.linalg.qr", (context.tensor(x[0], op.inputs[0].dtype), mode), has_out=False)
 
 
 def _wrapped(emit: Emit) -> Emit:
@@ -663,7 +706,14 @@ for _name in _ORDERED:
     TORCH[_name] = _ordered(TORCH[_name])
 
 
-MANY: dict[str, Emit] = {"sort": _ordered(_emit_sort), "split": _emit_split, "threefry2x32": _threefry}
+MANY: dict[str, Emit] = {
+    "sort": _ordered(_emit_sort),
+    "split": _emit_split,
+    "threefry2x32": _threefry,
+    "eigh": _eigh,
+    "svd": _svd,
+    "qr": _qr,
+}
 """Operations with several results."""
 
 NAMESPACE = {
@@ -671,6 +721,8 @@ NAMESPACE = {
     "inf": math.inf,
     "nan": math.nan,
     "_take": _tensors.take,
+    "_eigh": _tensors.eigh,
+    "_svd": _tensors.svd,
     "_put": _tensors.put,
     "_sort": _tensors.sort,
     "_shift": _tensors.shift,

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import torch
 
 
-def take(array: torch.Tensor, indices: torch.Tensor, filled: bool, fill: float) -> torch.Tensor:
-    """Rows of an array at indices (..., 1); where there is none, a number."""
-    flat = indices[..., 0].to(torch.int64)
-    rows = array[flat.clamp(0, max(array.shape[0] - 1, 0))]
+def take(array: torch.Tensor, indices: torch.Tensor, axis: int, filled: bool, fill: float) -> torch.Tensor:
+    """What is at indices (..., 1) of an axis, which they take the place of; where there is nothing, a number."""
+    flat, size = indices[..., 0].to(torch.int64), array.shape[axis]
+    found = array[(slice(None),) * axis + (flat.clamp(0, max(size - 1, 0)),)]
     if not filled:
-        return rows
-    inside = ((flat >= 0) & (flat < array.shape[0])).reshape(*flat.shape, *[1] * (array.dim() - 1))
-    return torch.where(inside, rows, torch.full((), fill, dtype=array.dtype, device=array.device))
+        return found
+    inside = ((flat >= 0) & (flat < size)).reshape(*flat.shape, *[1] * (array.dim() - axis - 1))
+    return torch.where(inside, found, torch.full((), fill, dtype=array.dtype, device=array.device))
 
 
 def put(array: torch.Tensor, indices: torch.Tensor, rows: torch.Tensor, how: str) -> torch.Tensor:
@@ -66,6 +66,29 @@ def sort(operands: Sequence[torch.Tensor], dimension: int, keys: int) -> list[to
         again = torch.argsort(torch.gather(key, dimension, order), dim=dimension, stable=True)
         order = torch.gather(order, dimension, again)
     return [torch.gather(operand, dimension, order) for operand in operands]
+
+
+def eigh(x: torch.Tensor, triangle: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eigenvectors and eigenvalues, which rise; of a matrix with NaN or inf NaN, where torch raises an error."""
+    finite = _is_finite(x)
+    values, vectors = torch.linalg.eigh(torch.where(finite, x, 0.0), UPLO=triangle)
+    return torch.where(finite, vectors, torch.nan), torch.where(finite[..., 0], values, torch.nan)
+
+
+def svd(x: torch.Tensor, vectors: bool, full: bool) -> tuple[torch.Tensor, ...]:
+    """Singular values, which fall, and vectors; of a matrix with NaN or inf NaN, where torch raises an error."""
+    finite = _is_finite(x)
+    x = torch.where(finite, x, 0.0)
+    if not vectors:
+        return (torch.where(finite[..., 0], torch.linalg.svdvals(x), torch.nan),)
+    left, values, right = torch.linalg.svd(x, full_matrices=full)
+    values = torch.where(finite[..., 0], values, torch.nan)
+    return values, torch.where(finite, left, torch.nan), torch.where(finite, right, torch.nan)
+
+
+def _is_finite(x: torch.Tensor) -> torch.Tensor:
+    """Of each matrix (..., 1, 1)."""
+    return torch.isfinite(x).all(-1, keepdim=True).all(-2, keepdim=True)
 
 
 def threefry2x32(

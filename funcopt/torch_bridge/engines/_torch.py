@@ -7,7 +7,7 @@ operations stays in the cache. Nothing waits for the device.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +23,7 @@ from funcopt.torch_bridge.engines._compiled import run_compiled
 from funcopt.torch_bridge.engines._elements import elements_of
 from funcopt.torch_bridge.engines._engine import Part, Updated
 from funcopt.torch_bridge.engines._kept import kept
-from funcopt.torch_bridge.engines._lowering import Operand, lower, run_host
+from funcopt.torch_bridge.engines._lowering import Lowered, Operand, decided, deciding, lower, run_host, split
 from funcopt.torch_bridge.engines._memory import Memory, TorchMemory
 from funcopt.torch_bridge.engines._operations import Op, Value
 from funcopt.torch_bridge.engines._recipes import Whole
@@ -128,15 +128,36 @@ class Unsigned:
 # Recipes on parameters in their own shapes.
 
 
-class WholeCode(NamedTuple):
-    """A recipe as code, for some shapes."""
+class WholeCode:
+    """A recipe as code, for some shapes: one for each way in which numbers decide, so that only what is due runs."""
 
-    code: Functional
-    given: list[Value]  # the numbers that it is given
-    is_host: list[bool]  # of the arrays: whether they are numbers of the host
-    outputs: list[Operand]
-    avals: Sequence[Any]  # of the outputs
-    structure: Any
+    def __init__(
+        self,
+        lowered: Lowered,
+        tensors: Sequence[Value],
+        given: Sequence[Value],
+        places: Mapping[int, Value],
+        is_host: Sequence[bool],
+        avals: Sequence[Any],
+        structure: Any,
+    ) -> None:
+        self.given = given  # the numbers that it is given
+        self.is_host = is_host  # of the arrays: whether they are numbers of the host
+        self.avals = avals  # of the results
+        self.structure = structure
+        self._lowered, self._tensors, self._places = lowered, tensors, places
+        found = split(lowered.ops, lowered.outputs, given)
+        self.host = found.host
+        self._deciding = deciding(found.ops, found.numbers)
+
+    def chosen(self, known: Mapping[Value, Any]) -> tuple[Functional, list[Operand]]:
+        """The code for some numbers, and its results."""
+        choices = {x: int(known[x]) for x in self._deciding}
+        return kept((self, *choices.values()), lambda: self._write(choices))
+
+    def _write(self, choices: Mapping[Value, int]) -> tuple[Functional, list[Operand]]:
+        ops, outputs = decided(self._lowered.ops, self._lowered.outputs, choices)
+        return functional(ops, self._tensors, self.given, outputs, self._places), outputs
 
     @classmethod
     def of(cls, part: Part, shared: int, *, alone: bool) -> "WholeCode":
@@ -158,8 +179,7 @@ class WholeCode(NamedTuple):
         tensors = [x for x, own in zip(arrays, is_host, strict=True) if not own]
         grads = len(jax.tree.leaves(trees[0]))
         places = dict(enumerate(arrays[grads:]))
-        code = functional(lowered.ops, tensors, given, lowered.outputs, places)
-        return cls(code, given, is_host, lowered.outputs, traced.closed.out_avals, structure)
+        return cls(lowered, tensors, given, places, is_host, traced.closed.out_avals, structure)
 
 
 def _run_whole(part: Part, shared: np.ndarray, own: WholeCode) -> Run:
@@ -169,12 +189,13 @@ def _run_whole(part: Part, shared: np.ndarray, own: WholeCode) -> Run:
     tensors = [
         x.held if isinstance(x, Unsigned) else x for x, is_host in zip(leaves, own.is_host, strict=True) if not is_host
     ]
-    known = run_host(own.code.host, dict(zip(own.given, [*shared, *numbers, *due, *hosts], strict=True)))
+    known = run_host(own.host, dict(zip(own.given, [*shared, *numbers, *due, *hosts], strict=True)))
+    code, outputs = own.chosen(known)
     device = tensors[0].device
-    results = own.code.run(tensors, [np.asarray(known[x]).item() for x in own.code.numbers], device)
+    results = code.run(tensors, [np.asarray(known[x]).item() for x in code.numbers], device)
     if isinstance(results, Generator):
         results = yield from results
-    arrays = [_as_array(x, out, aval) for x, out, aval in zip(results, own.outputs, own.avals, strict=True)]
+    arrays = [_as_array(x, out, aval) for x, out, aval in zip(results, outputs, own.avals, strict=True)]
     return Updated(own.structure.unflatten(arrays), np.zeros(0))
 
 

@@ -686,6 +686,13 @@ class Store:
                     "use engine='xla', on a device that JAX has"
                 ) from error
 
+    def first(self, group: int, p: torch.Tensor, unit: Unit) -> torch.Tensor:
+        """What a new state of a parameter has for one of its `units`."""
+        self._engine_for([p])
+        part = self._whole_part([Member(p, None, group, 0)], Given(False, False))
+        same = next(own for own in part.form.units if own.name == unit.name)
+        return torch.as_tensor(np.asarray(part.first(same)))
+
     def units(self, group: int, p: torch.Tensor) -> list[Unit]:
         """What the state of a parameter consists of."""
         engine = self._engine_for([p])

@@ -3,6 +3,7 @@
 Their state is torch's own tensors, which are borrowed for the update and written after it.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -144,18 +145,18 @@ class WholePart:
                 value = (entry or {}).get(unit.name)
                 if value is not None and value is not known and unit.group in (None, self._groups.index(member.group)):
                     known = value
-            return self._first_leaf(unit) if known is None else self._array(unit, known)
+            return self.first(unit) if known is None else self._array(unit, known)
         j = self._index[unit.place]
         entry = entries[j]
         if self.fresh[j] or entry is None:
-            return self._first_leaf(unit)
+            return self.first(unit)
         rows, p = self._rows[j], self.members[j].param
         own = unit
         if rows is not None and unit.shape == rows.shape:
-            own = Unit(unit.name, unit.place, unit.group, tuple(p.shape), unit.dtype, unit.count, unit.hidden)
+            own = dataclasses.replace(unit, shape=tuple(p.shape))
         value = value_of(own, entry, describe(p), "TorchBridge: step", RuntimeError)
         if value is None:
-            return self._first_leaf(unit)
+            return self.first(unit)
         if own is not unit:
             value = torch.as_tensor(value).reshape(unit.shape)
         return self._array(unit, value)
@@ -169,11 +170,11 @@ class WholePart:
         if unit.count is not None:
             return np.asarray(float(value)).astype(unit.dtype)
         if unit.is_key or unit.dtype == np.uint32:
-            return self._engine.load(value, self._first_leaf(unit), self._device)
+            return self._engine.load(value, self.first(unit), self._device)
         tensor = local(torch.as_tensor(value)).to(device=self._device, dtype=torch_dtype(unit.dtype))
         return self._engine.lend(tensor)
 
-    def _first_leaf(self, unit: Unit) -> Any:
+    def first(self, unit: Unit) -> Any:
         """What a new state has there."""
         if self._first is None:
             params = []
