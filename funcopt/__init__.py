@@ -160,6 +160,7 @@ from funcopt.rule import apply_updates as apply_updates
 from funcopt.rule import chain as chain
 from funcopt.rule import named_chain as named_chain
 from funcopt.rule import step as step
+from funcopt.transforms import KahanSumState as KahanSumState
 from funcopt.transforms import LookaheadState as LookaheadState
 from funcopt.transforms import MarsState as MarsState
 from funcopt.transforms import MetricsState as MetricsState
@@ -175,6 +176,7 @@ from funcopt.transforms import eval_params as eval_params
 from funcopt.transforms import freeze as freeze
 from funcopt.transforms import global_norm as global_norm
 from funcopt.transforms import join_small_leaves as join_small_leaves
+from funcopt.transforms import kahan_sum as kahan_sum
 from funcopt.transforms import lookahead as lookahead
 from funcopt.transforms import lookahead_sync as lookahead_sync
 from funcopt.transforms import mars as mars

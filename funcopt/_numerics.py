@@ -112,10 +112,17 @@ def normal(seed: int, count: Any, shape: tuple[int, ...], dtype: Any) -> jax.Arr
 
 
 def rounded(x: jax.Array, dtype: Any) -> jax.Array:
-    """An array with the digits of a narrower dtype, and 0 for what is below its normal numbers."""
+    """An array with the digits of a narrower dtype, and its own dtype."""
+    narrow, own = jnp.finfo(dtype), jnp.finfo(x.dtype)
+    if narrow.bits >= own.bits:
+        return x
     # XLA drops a cast to bfloat16 and back, which it takes for excess precision; this it keeps.
-    info = jnp.finfo(dtype)
-    return x if info.bits >= jnp.finfo(x.dtype).bits else lax.reduce_precision(x, info.nexp, info.nmant)
+    normal = lax.reduce_precision(x, narrow.nexp, narrow.nmant)
+    if narrow.nexp == own.nexp:
+        return normal
+    # But it makes 0 of what is below the normal numbers, which are as far apart as the wider dtype's at `shift`.
+    shift = 1.5 * float(narrow.smallest_subnormal) * 2.0**own.nmant
+    return jnp.where(jnp.abs(x) < float(narrow.smallest_normal), (x + shift) - shift, normal)
 
 
 def recomputed(scalar: Any) -> Any:

@@ -69,6 +69,12 @@ def adam_mini(
     quotient = corrected(betas, eps)
     rows: Any = None if block_rows is None else int(block_rows)  # optax.inject_hyperparams makes an array of a number
 
+    def blocks(x: jax.Array) -> jax.Array:
+        return x.reshape(x.shape[0] // rows, rows, *x.shape[1:])
+
+    def means(x: jax.Array) -> jax.Array:
+        return jnp.mean(blocks(x), axis=tuple(range(1, x.ndim + 1))).reshape(-1, 1)
+
     def init(p: jax.Array) -> AdamMiniState:
         m = jnp.zeros_like(p)
         if rows == 0 or p.ndim == 0:
@@ -77,7 +83,7 @@ def adam_mini(
             _checks.fail("adam_mini", "block_rows", f"0 or divide the parameter's rows, {p.shape[0]}", rows)
         if rows == 1 and p.ndim == 1:
             return AdamMiniState(0, m, jnp.zeros_like(p), None)
-        return AdamMiniState(0, m, None, jnp.zeros((p.shape[0] // rows, 1), p.dtype))
+        return AdamMiniState(0, m, None, means(m))
 
     def update(g: jax.Array, s: AdamMiniState) -> tuple[jax.Array, AdamMiniState]:
         m = lerp(s.m, g, 1 - beta1)
@@ -87,10 +93,9 @@ def adam_mini(
         if s.vmean.ndim == 0:
             vmean = beta2 * s.vmean + (1 - beta2) * jnp.mean(g * g)
             return quotient(m, vmean, s.step), AdamMiniState(s.step, m, None, vmean)
-        blocks = (len(s.vmean), g.size // max(len(s.vmean), 1))
-        vmean = beta2 * s.vmean + (1 - beta2) * jnp.mean((g * g).reshape(blocks), axis=1, keepdims=True)
-        u = quotient(m.reshape(blocks), vmean, s.step)
-        return u.reshape(g.shape), AdamMiniState(s.step, m, None, vmean)
+        vmean = beta2 * s.vmean + (1 - beta2) * means(g * g)
+        of_blocks = vmean.reshape(len(vmean), *[1] * g.ndim)
+        return quotient(blocks(m), of_blocks, s.step).reshape(g.shape), AdamMiniState(s.step, m, None, vmean)
 
     return descend(Rule(update, init), lr, weight_decay=weight_decay, decoupled=True)
 

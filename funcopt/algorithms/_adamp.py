@@ -37,17 +37,17 @@ def projected(
     if p.ndim < 2:
         return decayed(u, p, weight_decay)
 
-    def seen_as(axes: range) -> tuple[jax.Array, jax.Array]:
+    def seen_as(axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
         def dot(x: jax.Array, y: jax.Array) -> jax.Array:
-            return jnp.sum(x * y, axis=tuple(axes), keepdims=True)
+            return jnp.sum(x * y, axis=axes, keepdims=True)
 
         size = root(dot(p, p))
         cosine = jnp.abs(dot(p, g)) / (jnp.maximum(size, eps) * jnp.maximum(root(dot(g, g)), eps))
         invariant = jnp.max(cosine) < delta / math.prod(p.shape[axis] for axis in axes) ** 0.5
         return invariant, dot(p, u) / ((size + eps) * (size + eps))
 
-    by_channel, channels = seen_as(range(1, p.ndim))
-    as_whole, whole = seen_as(range(p.ndim))
+    by_channel, channels = seen_as(tuple(range(1, p.ndim)))
+    as_whole, whole = seen_as(tuple(range(p.ndim)))
     part = jnp.where(by_channel, channels, jnp.where(as_whole, whole, 0.0))
     decay = 0.0 if is_zero(weight_decay) else jnp.where(by_channel | as_whole, wd_ratio, 1.0) * weight_decay
     return decayed(u - part * p, p, decay)

@@ -93,7 +93,7 @@ def dadapt_adam(
 
     def total(g: jax.Array, s: DadaptAdamState, *, param: jax.Array) -> tuple[jax.Array, jax.Array]:
         g = penalised(g, param)
-        gained = rate(s) * jnp.sum(g * (s.s / (root(s.exp_avg_sq) + eps)))
+        gained = jnp.sum(rate(s) * (g * (s.s / (root(s.exp_avg_sq) + eps))))
         return gained, jnp.sum(jnp.abs(summed(g, s)))
 
     def update(g: jax.Array, s: DadaptAdamState, *, param: jax.Array, total: Any) -> tuple[jax.Array, DadaptAdamState]:

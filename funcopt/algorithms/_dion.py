@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from funcopt import _checks
-from funcopt._numerics import root
+from funcopt._numerics import root, zeros_along
 from funcopt._tree import is_static
 from funcopt.algorithms._newton_schulz import as_array, as_matrix, matrix_shape, refuse_unless_matrix
 from funcopt.frame import descend
@@ -75,7 +75,9 @@ def dion(
         first = jax.random.normal(key, (columns, min(rank, rows, columns)), jnp.float32)
         # In bfloat16's digits, of which devices that compute the normal distribution differently have the same.
         first = lax.reduce_precision(first, exponent_bits=8, mantissa_bits=7)
-        return DionState(jnp.zeros_like(p), first.astype(p.dtype))
+        # Divided over devices as the parameter is along its other axes.
+        beside = as_matrix(zeros_along(p, -1 if outputs_last else 0), outputs_last).T
+        return DionState(jnp.zeros_like(p), first.astype(p.dtype) + beside)
 
     def update(g: jax.Array, s: DionState) -> tuple[jax.Array, DionState]:
         m = as_matrix(s.momentum + g, outputs_last)

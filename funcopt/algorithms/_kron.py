@@ -27,7 +27,7 @@ from jax import lax
 
 from funcopt import _checks
 from funcopt._numerics import bias_correction, normal, rms
-from funcopt._tree import refuse_unless_real
+from funcopt._tree import refuse_unless_real, weak
 from funcopt.algorithms._apollo import Seed
 from funcopt.algorithms._galore import Count
 from funcopt.algorithms._soap import outer_product
@@ -195,7 +195,7 @@ def kron(
             probability = precond_update_prob_schedule(s.step - 1)
         else:
             probability = preconditioner_update_probability
-        due = counter >= 1 / probability
+        due = weak(counter) >= 1 / probability
 
         def fit() -> tuple[Factors, jax.Array]:
             noise, seen = normal(seed, s.step, g.shape, g.dtype), h if momentum_into_precond_update else g

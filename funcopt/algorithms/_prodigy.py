@@ -108,7 +108,7 @@ def prodigy(
 
     def total(g: jax.Array, s: ProdigyState, *, param: jax.Array) -> tuple[jax.Array, jax.Array]:
         g = penalised(g, param)
-        gained = weak(s.d) / d0 * rate(s) * jnp.sum(g * (s.p0 - param))
+        gained = jnp.sum(weak(s.d) / d0 * rate(s) * (g * (s.p0 - param)))
         return gained, jnp.sum(jnp.abs(summed(g, s)))
 
     def update(g: jax.Array, s: ProdigyState, *, param: jax.Array, total: Any) -> tuple[jax.Array, ProdigyState]:

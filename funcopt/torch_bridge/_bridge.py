@@ -22,6 +22,7 @@ from funcopt.torch_bridge import _buffers, _matching
 from funcopt.torch_bridge._binding import Binding
 from funcopt.torch_bridge._evaluation import is_evaluating, keeper_of, to_evaluation, to_training
 from funcopt.torch_bridge._matching import LoadReport
+from funcopt.torch_bridge._metrics import summarize
 from funcopt.torch_bridge._processes import STEPPING, refuse_forked
 from funcopt.torch_bridge._units import (
     Entry,
@@ -223,7 +224,7 @@ class TorchBridge(torch.optim.Optimizer):
         differentiable = any(group.get("differentiable") for group in self.param_groups)
         counts = [(own.group, own.group["schedule_step"] + 1) for own in self._following()]
         with torch.set_grad_enabled(differentiable), _uninterrupted():
-            done = update_purely(
+            done, readings = update_purely(
                 self._binding,
                 self.param_groups,
                 self.state,
@@ -232,8 +233,40 @@ class TorchBridge(torch.optim.Optimizer):
                 differentiable=differentiable,
                 check=self._check_sparse,
             )
+            self._store.readings = readings if done else self._store.readings
             for group, count in counts if done else ():
                 group["schedule_step"] = count
+
+    def metrics(self) -> dict[str, Any]:
+        """What the last update was like, if the recipe is one of `funcopt.with_metrics`.
+
+        Numbers stay on their device until they are asked for here, which waits for it.
+
+        Returns:
+            `grad_norm`, `update_norm`, `param_norm`, `clipped_fraction`, and `d` of a recipe that estimates one, as
+            numbers; `update_ratio` and `lr` as lists of one for each group: NaN for one without gradients, and of a
+            learning rate that is not known. Norms are over all parameters of all groups and processes that had a
+            gradient. Before the first update all are 0 or NaN.
+
+        Raises:
+            RuntimeError: if the recipe measures nothing.
+
+        Example:
+            >>> import funcopt, torch
+            >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+            >>> optimizer = funcopt.TorchBridge([w], funcopt.with_metrics(funcopt.sgd), lr=0.5)
+            >>> w.square().sum().backward()
+            >>> optimizer.step()
+            >>> optimizer.metrics()["grad_norm"], optimizer.metrics()["update_ratio"]
+            (10.0, [1.0])
+        """
+        readings = [] if self._held is None else self._held.readings
+        if not readings and not any(unit.measures is not None for unit in self._some_units):
+            raise RuntimeError(
+                f"{type(self).__name__}: metrics must be of a recipe that measures its updates; pass "
+                "funcopt.with_metrics(...)"
+            )
+        return summarize(readings, len(self.param_groups))
 
     def eval(self) -> None:
         """Puts the weights to evaluate into the parameters, where the recipe keeps such.

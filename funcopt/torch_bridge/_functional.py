@@ -69,7 +69,7 @@ def functional(transform: Any, **hyperparams: Any) -> TorchTransformation:
         leaves = _leaves(params)
         what, numbers = pure(leaves, own, value is not None)
         names = [f"parameter {name!r}" for name in (params if isinstance(params, Mapping) else range(len(params)))]
-        new, entries = what.update(
+        new, entries, _ = what.update(
             numbers, _leaves(grads, params), leaves, _leaves(state, params), value, names, ValueError
         )
         return _like(params, new), _like(params, entries)

@@ -18,6 +18,8 @@ from funcopt._tree import is_array, with_step_per_leaf
 from funcopt.rule import Keys, PyTree, keys_of
 from funcopt.torch_bridge._buffers import Device, borrow_as_torch, copy_borrowed, copy_to_jax
 from funcopt.torch_bridge._groups import GroupLeaves, PerGroup
+from funcopt.torch_bridge._shards import sharding_of
+from funcopt.transforms._metrics import Measured
 
 SHOWN = "hyperparams."
 """Names of scheduled values begin with it: they show what the last update used, and no later update reads them."""
@@ -46,6 +48,7 @@ class Unit:
     flat: bool = False  # whether the reference keeps it as a vector
     own: bool = False  # whether the reference does not keep it
     keeper: tuple[type, str] | None = None  # the class of a state that tells weights to evaluate, and its field here
+    measures: str | None = None  # of a number that says what an update was like: its field in `Measured`
 
     @property
     def is_key(self) -> bool:
@@ -74,7 +77,7 @@ def _special(state: PyTree) -> list[Any]:
 
 
 def _is_special(node: object) -> bool:
-    return keys_of(node) is not None or hasattr(type(node), "evaluated")
+    return keys_of(node) is not None or hasattr(type(node), "evaluated") or isinstance(node, Measured)
 
 
 class _Known:
@@ -87,6 +90,8 @@ class _Known:
 def _mark(node: PyTree) -> PyTree:
     if not _is_special(node):
         return node
+    if isinstance(node, Measured):
+        return jax.tree_util.tree_map_with_path(lambda p, x: _Known(x, measures=p[0].name, hidden=True), node)
     keys, keeps = keys_of(node), hasattr(type(node), "evaluated")
     counted, keys = keys is not None, keys or Keys()
     named = {field: name for name, field in keys.group.items()}
@@ -175,7 +180,8 @@ def as_in_reference(saved: Mapping[str, Any], units: Sequence[Unit]) -> dict[str
     if not named and not flat:
         return dict(saved)
     state = {
-        key: {**entry, **{name: entry[name].reshape(-1) for name in flat if name in entry}}
+        # What is divided over devices cannot be flattened, and is in no reference's checkpoint.
+        key: {**entry, **{n: entry[n].reshape(-1) for n in flat if n in entry and sharding_of(entry[n]) is None}}
         for key, entry in saved["state"].items()
     }
     groups = []
@@ -304,7 +310,7 @@ def value_of(unit: Unit, entry: Mapping[str, Any], place: str, owner: str, error
     """
     value = None if unit.hidden else entry.get(unit.name)
     if value is None:
-        if unit.name == "step":
+        if unit.hidden:
             return 1.0  # torch.optim.SGD's entries: there from the first update on
         if unit.name == "schedule_step":
             return entry.get("step", 0)  # a schedule outside of the state: one per update

@@ -9,6 +9,8 @@ from funcopt.transforms._evaluation import averaged_params as averaged_params
 from funcopt.transforms._evaluation import eval_params as eval_params
 from funcopt.transforms._evaluation import train_params as train_params
 from funcopt.transforms._join import join_small_leaves as join_small_leaves
+from funcopt.transforms._kahan_sum import KahanSumState as KahanSumState
+from funcopt.transforms._kahan_sum import kahan_sum as kahan_sum
 from funcopt.transforms._lookahead import LookaheadState as LookaheadState
 from funcopt.transforms._lookahead import lookahead as lookahead
 from funcopt.transforms._lookahead import lookahead_sync as lookahead_sync

@@ -106,15 +106,14 @@ def metrics(state: PyTree) -> dict[str, Any]:
 
 
 def summary(measured: Measured) -> dict[str, Any]:
-    """The metrics of what was measured."""
-    grad, update, param = (jnp.sqrt(sum(jax.tree.leaves(own))) for own in measured[:3])
-    kept = jnp.sqrt(1 - measured.clipped / jnp.where(measured.unclipped > 0, measured.unclipped, 1))
+    """The metrics of what was measured, arrays or numbers."""
+    grad, update, param = (sum(jax.tree.leaves(own)) ** 0.5 for own in measured[:3])
     found = {
         "grad_norm": grad,
         "update_norm": update,
         "param_norm": param,
-        "update_ratio": jax.tree.map(lambda u, p: jnp.sqrt(u) / jnp.sqrt(p), measured.update, measured.param),
-        "clipped_fraction": 1 - kept,
+        "update_ratio": jax.tree.map(lambda u, p: (u / p) ** 0.5, measured.update, measured.param),
+        "clipped_fraction": 1 - (1 - measured.clipped / (measured.unclipped + (measured.unclipped == 0))) ** 0.5,
         "lr": measured.lr,
     }
     return found if measured.d is None else {**found, "d": measured.d}
@@ -142,7 +141,8 @@ def _measuring(inner: GradientTransformation) -> Program:
         leaves, treedef = _tree.flatten(params)
         state, groups = inner.init(params), _Groups(treedef)
         zero = _tree.zero_step(leaves).astype(_dtype_of(leaves))
-        sums, lr = (groups.map(lambda _, x=x: x, leaves) for x in (zero, zero + jnp.nan))
+        # A learning rate is as wide as JAX has numbers, as where it is used.
+        sums, lr = (groups.map(lambda _, x=x: x, leaves) for x in (zero, (zero + jnp.nan).astype(float)))
         measured = Measured(sums, sums, sums, zero, zero, lr, _estimate_in(state))
         return MetricsState(state, jax.tree.map(jnp.array, measured))  # arrays of their own, which can be donated
 

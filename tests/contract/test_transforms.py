@@ -71,6 +71,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "add_decayed_weights": [{"weight_decay": 0.1, "mask": True}],
     "clip_by_global_norm": [{"max_norm": 0.5}],
     "clip_by_value": [{"clip_value": 0.5}],
+    "kahan_sum": [{}],
     "params_ema": [{"decay": 0.7}],
     "params_swa": [{"start_step": 1, "every": 1}],
     "lookahead_sync": [{"sync_period": 2}],
@@ -104,7 +105,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     ],
     "shampoo": [
         {"lr": 0.1, "betas": (0.8, 0.9), "epsilon": 1e-3, "max_preconditioner_dim": 2, "precondition_frequency": 2},
-        {"lr": 0.1, "grafting": False, "epsilon": 1e-3, "weight_decay": 0.1},
+        {"lr": 0.1, "grafting": False, "epsilon": 0.5, "weight_decay": 0.1},
     ],
     "kron": [{"lr": 0.1, "preconditioner_update_probability": 0.5, "weight_decay": 0.1, "max_size_triangular": 2}],
     "muon": [

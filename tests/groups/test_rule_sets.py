@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import pytest
 import torch
@@ -12,6 +13,7 @@ from funcopt.groups import (
     Rule,
     group_params,
     layer_decay_rules,
+    muon_rules,
     nanogpt_rules,
     paramwise_rules,
     swin_rules,
@@ -189,3 +191,57 @@ def test_strict_paramwise_merges_field_by_field() -> None:
     assert as_mmengine["h.0.attn.bias"] == {"lr_mult": 0.1}
     assert strict["h.0.attn.bias"] == {"lr_mult": 0.1, "decay_mult": 0.0}
     assert strict["h.0.ln_1.weight"] == {"lr_mult": 0.2, "decay_mult": 0.0}
+
+
+def test_muon() -> None:
+    params = {
+        "embed": {"embedding": jnp.ones((5, 2))},
+        "conv": {"kernel": jnp.ones((3, 3, 2, 4)), "bias": jnp.ones(4)},
+        "mlp": {"weight": jnp.ones((2, 2))},
+        "norm": {"scale": jnp.ones(2)},
+        "head": {"kernel": jnp.ones((2, 5))},
+    }
+    others = {"use_muon": False, "lr_mult": 0.1}
+    assert settings(params, muon_rules(adamw_lr_mult=0.1)) == {
+        "conv.bias": others,
+        "conv.kernel": {"outputs_last": True},
+        "embed.embedding": others,
+        "head.kernel": others,
+        "mlp.weight": {},
+        "norm.scale": others,
+    }
+    tx = group_params(params, muon_rules(), "muon_with_adamw").optimizer(lr=0.02)
+    state = tx.init(params)
+    kept = {name: (state.momentum_buffer[name], state.exp_avg[name], state.exp_avg_sq[name]) for name in params}
+    leaves = {name: [x.shape for x in jax.tree.leaves(own)] for name, own in kept.items()}
+    assert leaves["mlp"] == [(2, 2)]
+    assert leaves["head"] == leaves["head"][:1] * 2
+
+
+def test_muon_with_adamw_takes_the_groups_of_its_reference() -> None:
+    """One bridge beside two of torch's optimizers, whose eps differ: no gradient is as small as 1e-7."""
+    nets = [torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Linear(4, 5)) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    hidden, others = ([[net[0].weight] for net in nets], [[net[0].bias, *net[1].parameters()] for net in nets])
+    groups = [
+        {"params": hidden[0], "use_muon": True, "lr": 0.02, "momentum": 0.9, "weight_decay": 0.1},
+        {"params": others[0], "use_muon": False, "lr": 3e-3, "betas": (0.8, 0.95), "eps": 1e-10, "weight_decay": 0.1},
+    ]
+    bridge = funcopt.TorchBridge(groups, funcopt.muon_with_adamw)
+    theirs = [
+        torch.optim.Muon(hidden[1], lr=0.02, momentum=0.9, weight_decay=0.1),
+        torch.optim.AdamW(others[1], lr=3e-3, betas=(0.8, 0.95), eps=1e-10, weight_decay=0.1),
+    ]
+    schedulers = [torch.optim.lr_scheduler.StepLR(o, 2) for o in (bridge, *theirs)]
+    for seed in range(5):
+        for net in nets:
+            torch.manual_seed(seed)
+            for p in net.parameters():
+                p.grad = torch.randn_like(p)
+        for o in (bridge, *theirs, *schedulers):
+            o.step()
+    assert set(bridge.state[hidden[0][0]]) == {"step", "momentum_buffer"}
+    assert set(bridge.state[others[0][0]]) == {"step", "exp_avg", "exp_avg_sq"}
+    for p, q in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        # Muon's iteration is in bfloat16, so a product summed in another order differs in its last digit.
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-3 if p.ndim == 2 else 1e-6)

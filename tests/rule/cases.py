@@ -59,13 +59,21 @@ READS_PARAMS = {
     "stable_adamw",
     "tiger",
 }
-STATIC = {"dion": ("rank",)}
-NOT_SMOOTH = {"dion"}  # the QR decomposition has no derivative at a matrix of less than full rank
+STATIC = {
+    "apollo": ("rank", "update_proj_gap", "seed"),
+    "dion": ("rank",),
+    "galore": ("rank", "update_proj_gap"),
+    "kron": ("max_size_triangular", "min_ndim_triangular", "seed"),
+    "shampoo": ("max_preconditioner_dim", "precondition_frequency", "start_preconditioning_step"),
+    "soap": ("max_precond_dim", "precondition_frequency", "shampoo_beta"),
+}
+NOT_SMOOTH = {"dion", "galore", "shampoo", "soap"}  # decompositions have no derivative at a matrix of low rank
+OPTIONS = {"shampoo": {"epsilon": 0.1}}  # by default roots of what is 1e-12, where the last digits of 1 decide
 
 ALGORITHMS = [
     Case(
         name,
-        found.factory,
+        functools.partial(found.factory, **OPTIONS[name]) if name in OPTIONS else found.factory,
         found.matrices_only,
         found.complex_numbers,
         found.elementwise,
@@ -92,6 +100,7 @@ PARTS = [
     ),
     Case("scale", functools.partial(funcopt.scale, factor=0.5)),
     Case("scale_by_multipliers", functools.partial(funcopt.scale_by_multipliers, multipliers=0.5)),
+    Case("kahan_sum", funcopt.kahan_sum, reads_params=True),
     Case("params_ema", funcopt.params_ema, reads_params=True),
     Case(
         "chain",

@@ -57,7 +57,8 @@ def make_params(layout: str, matrices_only: bool, kind: AxisType, dtype: Any = j
     mesh = jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(kind,) * len(axes))
     params = {"w": jax.device_put(jnp.ones((64, 32), dtype), NamedSharding(mesh, matrix))}
     if not matrices_only:
-        params["b"] = jax.device_put(jnp.ones(64, dtype), NamedSharding(mesh, vector))
+        # Of another length than the matrix's sides: a state is known by its shape.
+        params["b"] = jax.device_put(jnp.ones(128, dtype), NamedSharding(mesh, vector))
     return params
 
 

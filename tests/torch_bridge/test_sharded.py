@@ -37,8 +37,10 @@ BUILD: dict[str, Callable[..., Any]] = {
     "Rprop": optim.Rprop,
     "NAdam": lambda params: optim.NAdam(params, lr=0.01),
     "recipe": lambda params: TorchBridge(params, recipe),
+    "Prodigy": lambda params: TorchBridge(params, funcopt.prodigy, d0=1e-3),
+    "schedule-free": lambda params: TorchBridge(params, funcopt.schedule_free_adamw),
 }
-COLLECTIVES = {"recipe": 1}  # in a step: the global norm's
+COLLECTIVES = {"recipe": 1, "Prodigy": 2}  # in a step: one for each total
 
 
 def make() -> torch.nn.Sequential:
@@ -87,7 +89,7 @@ def train_fsdp(mesh: DeviceMesh, folder: Path) -> dict[str, Any]:
             collectives = mode.get_total_counts()
         worst = difference(plain, divided)
         kept = [(p, value) for p in divided.parameters() for value in optimizers[1].state[p].values()]
-        kept = [(p, value) for p, value in kept if value.dim()]
+        kept = [(p, value) for p, value in kept if isinstance(value, torch.Tensor) and value.dim()]
 
         weights, saved = get_state_dict(divided, optimizers[1])
         dcp.save({"model": weights, "optimizer": saved}, checkpoint_id=folder / name)

@@ -1,18 +1,20 @@
 """Eager: torch's operations on chunks of flat memory, in place, with memory of the process for what lies between."""
 
 import collections
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from funcopt.torch_bridge._buffers import torch_dtype
 from funcopt.torch_bridge.engines._code import Scratch
 from funcopt.torch_bridge.engines._elements import Elements
 from funcopt.torch_bridge.engines._engine import Part, Updated
-from funcopt.torch_bridge.engines._lowering import join_of
+from funcopt.torch_bridge.engines._lowering import Operand, join_of
 from funcopt.torch_bridge.engines._recipes import DUE
-from funcopt.torch_bridge.engines._totals import JOIN, Run, nothing, returned
+from funcopt.torch_bridge.engines._totals import JOIN, Run, measured, nothing, returned
 
 CHUNK = 65_536
 """Elements that a thread of the CPU has at a time: of fewer, to start an operation takes longer than to run it; of
@@ -38,6 +40,7 @@ class Rows:
         self.width = width
         self._rows = segment, filled
         self._tensors: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._mask: torch.Tensor | None = None
         own = segment[filled > 0]
         self._filled = np.bincount(own, weights=filled[filled > 0]).astype(np.int64)
         self._start = np.concatenate([[0], np.cumsum(np.bincount(own))]) * width
@@ -68,9 +71,16 @@ class Rows:
             filled = torch.where(torch.from_numpy(due).to(device)[segment], filled, 0)
         return segment, filled
 
+    def mask(self, device: torch.device) -> torch.Tensor:
+        """Of each element of the memory whether it is a parameter's, bool."""
+        if self._mask is None or self._mask.device != device:
+            filled = torch.from_numpy(self._rows[1]).to(device)
+            self._mask = (torch.arange(self.width, device=device) < filled[:, None]).view(-1)
+        return self._mask
+
     def chunks(self, arrays: list[torch.Tensor], start: int, stop: int, size: int, scratch: list[Scratch]) -> list[Any]:
         """The parts of arrays, which are the same ones as a rule."""
-        key = start, stop, size, tuple(scratch)
+        key = start, stop, size, len(arrays), tuple(scratch)
         known, addresses = self._chunks.get(key), [x.data_ptr() for x in arrays]
         if known is None or known[0] != addresses:
             if len(self._chunks) >= MAX_SPANS:
@@ -83,30 +93,32 @@ def run_chunks(part: Part, shared: np.ndarray, elements: Elements) -> Run:
     grads, rows = part.given
     arrays = [x.view(-1) for x in (grads, *part.donated)]
     numbers = elements.host(shared, part.own)
-    spans = numbers.spans(part.own[:, DUE] != 0)
+    spans = numbers.spans(part.own[:, DUE] != 0, part.groups)
     device, size = arrays[0].device, _chunk_size(arrays[0].device)
     totals: list[torch.Tensor] = []
 
-    def run(stage: int, *, exactly: bool = False) -> tuple[list[Any], list[Any]]:
-        """What all chunks return, and what each span does."""
-        of_chunks: list[Any] = []
+    def run(stage: int, *mask: torch.Tensor, exactly: bool = False) -> tuple[list[list[Any]], list[Any]]:
+        """What the chunks of each span return, and what it returns itself."""
+        of_chunks: list[list[Any]] = []
         of_spans: list[Any] = []
         for first, last in spans:
-            code, wanted = elements.chunked(stage, elements.choices(numbers, first))
+            code, wanted = elements.chunked(stage, elements.choices(numbers, first), masked=bool(mask))
             own, single = [numbers.of(x, first) for x in wanted], ()
+            of_chunks.append([])
             for start, stop in [(0, arrays[0].numel())] if rows is None else _ranges(rows, first, last, exactly):
                 chunks = (
                     _chunks(arrays, size, code.scratch)
                     if rows is None
-                    else rows.chunks(arrays, start, stop, size, code.scratch)
+                    else rows.chunks([*arrays, *mask], start, stop, size, code.scratch)
                 )
                 found, single = code.run(chunks, own, totals, device)
-                of_chunks += found
+                of_chunks[-1] += found
             of_spans.append(single)
         return of_chunks, of_spans
 
     for stage, op in enumerate(elements.totals):
-        found, _ = run(stage, exactly=rows is not None and not elements.is_padded(stage))
+        of_chunks, _ = run(stage, exactly=rows is not None and not elements.is_padded(stage))
+        found = [*itertools.chain.from_iterable(of_chunks)]
         how = join_of(op)
         assert how is not None
         own = (
@@ -116,8 +128,23 @@ def run_chunks(part: Part, shared: np.ndarray, elements: Elements) -> Run:
         )
         sent = yield own, op.params["join"]
         totals += sent
-    _, of_spans = run(len(elements.totals))
-    return Updated(part.donated, returned(elements, numbers, spans, of_spans))
+    mask = [rows.mask(device)] if rows is not None and part.measured else []
+    of_chunks, of_spans = run(len(elements.totals), *mask)
+    back = returned(elements, numbers, spans, of_spans)
+    if not part.measured:
+        return Updated(part.donated, back)
+    firsts = np.array([first for first, _ in spans])
+    sums = torch.stack([_sums(found, elements.sums, device) for found in of_chunks])
+    first = sum(not elements.is_of_host(x) for x in elements.returned)
+    of_totals = [torch.stack(column) for column in zip(*(own[first:] for own in of_spans), strict=True)]
+    return Updated(part.donated, back, measured(elements, numbers, firsts, sums, of_totals, part.reduce))
+
+
+def _sums(found: Sequence[tuple[torch.Tensor, ...]], what: Sequence[Operand], device: torch.device) -> torch.Tensor:
+    """The sums over all chunks, (n,)."""
+    if not found:
+        return torch.zeros(len(what), dtype=torch_dtype(what[0].dtype), device=device)
+    return torch.stack([x for own in found for x in own]).view(len(found), -1).sum(0)
 
 
 def _ranges(rows: Rows, first: int, last: int, exactly: bool) -> list[tuple[int, int]]:

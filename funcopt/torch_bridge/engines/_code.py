@@ -1,7 +1,8 @@
 """Operations as functions of torch: over chunks of flat memory in place, or of whole tensors."""
 
+import contextlib
 import linecache
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,15 @@ from funcopt.torch_bridge.engines._operations import (
 )
 from funcopt.torch_bridge.engines._operations import Operand as Name
 from funcopt.torch_bridge.engines._products import rounded_products
+
+
+_NEUTRAL = {"reduce_sum": "0", "reduce_max": "-inf", "reduce_min": "inf"}
+"""What an element counts as that is only there to fill a row, or whose parameter has no gradient."""
+
+
+def _reduces(op: Op) -> bool:
+    """Whether an operation makes one number of all elements."""
+    return op.name in _NEUTRAL and bool(op.inputs[0].shape) and not op.out.shape
 
 
 class Scratch(NamedTuple):
@@ -75,6 +85,16 @@ class _Writer:
         """The call of an operation on what its operands are called."""
         own = [self.name(x) for x in op.inputs]
         return (TORCH.get(op.name) or MANY[op.name])(op, self.context, own)
+
+    @contextlib.contextmanager
+    def masked(self, op: Op, mask: str) -> Iterator[None]:
+        """Has a reduction, whose line comes within the block, see no elements but those of a mask."""
+        own: Any = op.inputs[0]
+        x = self.name(own)
+        self.lines.append(f"m = torch.where({mask}, {x}, {_NEUTRAL[op.name]})")
+        self.names[own] = Name("m")
+        yield
+        self.names[own] = x
 
     def assign(self, op: Op) -> None:
         """A line that gives an operation's results their names."""
@@ -146,6 +166,8 @@ def chunked(
     outputs: Sequence[Operand],
     numbers: Sequence[Value],
     totals: Sequence[Value],
+    *,
+    masked: bool = False,
 ) -> Chunked:
     """Writes operations down as a loop over chunks.
 
@@ -157,6 +179,7 @@ def chunked(
         outputs: the results.
         numbers: arguments that are numbers of Python's.
         totals: arguments that are scalars on the device.
+        masked: whether sums leave out what only fills rows. A chunk then has, behind the arguments, what says so.
     """
     writer = _Writer(lanes=True)
     converted = _numbers(writer, numbers)
@@ -170,7 +193,11 @@ def chunked(
     once_lines, writer.lines = writer.lines, []
     registers = _Registers(writer, ops, arrays, into, outputs)
     for i, op in enumerate(ops):
-        registers.write(i, op)
+        if masked and _reduces(op):
+            with writer.masked(op, f"mask{'[:, None]' * (len(op.inputs[0].shape) - 1)}"):
+                registers.write(i, op)
+        else:
+            registers.write(i, op)
     registers.put_back(outputs, into)
     made_once = {x for op in once for x in op.outputs} | {*numbers, *totals}
     returned = [outputs[k] for k in range(len(outputs)) if k not in into]
@@ -178,7 +205,11 @@ def chunked(
     single = [x for x in returned if not (isinstance(x, Value) and x not in made_once)]
     if of_chunks:
         writer.lines.append(f"found.append(({', '.join(str(writer.name(x)) for x in of_chunks)},))")
-    loop = [*(f"a{i}" for i in range(len(arrays))), *(f"s{i}" for i in range(len(registers.scratch)))]
+    loop = [
+        *(f"a{i}" for i in range(len(arrays))),
+        *(["mask"] if masked else []),
+        *(f"s{i}" for i in range(len(registers.scratch))),
+    ]
     head = [
         *_unpacked([f"h{i}" for i in range(len(numbers))], "numbers"),
         *converted,
@@ -390,13 +421,9 @@ def flat(
     for i, value in enumerate(totals):
         writer.names[value] = Name(f"t{i}")
     for op in ops:
-        own = op.inputs[0] if op.inputs else None
-        if joined and op.name in _NEUTRAL and own is not None and own.shape and not op.out.shape:
-            x, neutral = writer.name(own), _NEUTRAL[op.name]
-            writer.lines.append(f"m = torch.where(lanes < filled[:, None], {x}, {neutral})")
-            writer.names[own] = Name("m")  # pyright: ignore[reportArgumentType]
-            writer.assign(op)
-            writer.names[own] = x  # pyright: ignore[reportArgumentType]
+        if joined and _reduces(op):
+            with writer.masked(op, "lanes < filled[:, None]"):
+                writer.assign(op)
         else:
             writer.assign(op)
     kept, copies, returned = [], [], []
@@ -428,10 +455,6 @@ def flat(
     )
     source = f"def run(arrays, numbers, totals, rows):\n{source}"
     return Flat(_function(source, writer.constants), by_dtype, source)
-
-
-_NEUTRAL = {"reduce_sum": "0", "reduce_max": "-inf", "reduce_min": "inf"}
-"""What an element counts as that is only there to fill a row, or whose parameter has no gradient."""
 
 
 class Functional(NamedTuple):

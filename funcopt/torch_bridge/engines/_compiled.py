@@ -15,7 +15,7 @@ from funcopt.torch_bridge.engines._elements import Elements, HostNumbers
 from funcopt.torch_bridge.engines._engine import Part, Updated
 from funcopt.torch_bridge.engines._lowering import join_of
 from funcopt.torch_bridge.engines._recipes import DUE
-from funcopt.torch_bridge.engines._totals import JOIN, Run, nothing, returned
+from funcopt.torch_bridge.engines._totals import JOIN, Run, measured, nothing, returned
 
 
 class _NoCompilerError(Exception):
@@ -53,12 +53,23 @@ def _run(part: Part, shared: np.ndarray, elements: Elements) -> Run:
         found = _call(function, arrays, _packed(code, numbers, device), totals, where)
         own = [x if x.dim() == 0 else JOIN[how](x) for x in found]
         totals += yield own or [nothing(how, x, device) for x in op.inputs], op.params["join"]
-    _call(functions[-1], arrays, _packed(codes[-1], numbers, device), totals, where)
+    found = _call(functions[-1], arrays, _packed(codes[-1], numbers, device), totals, where)
     first = int(np.argmax(due))
     key = "returned", first
     if key not in numbers.packed:
         numbers.packed[key] = returned(elements, numbers, [(first, first)], [])
-    return Updated(part.donated, numbers.packed[key])
+    if not part.measured:
+        return Updated(part.donated, numbers.packed[key])
+    by_device = dict(zip((x for x in elements.measured if not elements.is_of_host(x)), found, strict=True))
+    sums = torch.stack([_of_segments(by_device.pop(x), where, len(due)) for x in elements.sums], 1)
+    of_totals = [x.expand(len(due)) for x in by_device.values()]
+    known = measured(elements, numbers, np.arange(len(due)), sums, of_totals, part.reduce)
+    return Updated(part.donated, numbers.packed[key], known)
+
+
+def _of_segments(sums: torch.Tensor, where: tuple[torch.Tensor, torch.Tensor] | None, segments: int) -> torch.Tensor:
+    """Sums of rows as sums of the segments."""
+    return sums.view(1) if where is None else sums.new_zeros(segments).index_add_(0, where[0], sums)
 
 
 def _packed(code: Flat, numbers: HostNumbers, device: torch.device) -> list[torch.Tensor]:

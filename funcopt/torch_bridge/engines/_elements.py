@@ -17,6 +17,7 @@ from funcopt.torch_bridge.engines._lowering import (
     fused,
     join_of,
     lower,
+    merged,
     needed,
     run_host,
     split,
@@ -48,7 +49,9 @@ class Elements:
         self._deciding = deciding(found.ops, found.numbers)
         self.counts = traced.outputs
         self.totals = [op for op in found.ops if op.name == TOTAL]
+        self._measuring = sum(not self.is_of_host(x) for x in self.measured)
         self._zeros = zeros(found.ops, self.arrays[0], self.is_of_host)
+        self._of_elements: set[Operand] = {*self.arrays}
         self._codes: dict[Any, Any] = {}
         self._last: tuple[Any, HostNumbers] | None = None
         self._check()
@@ -59,7 +62,7 @@ class Elements:
 
     def _check(self) -> None:
         """Refuses totals of anything but elements, and what no operation of torch is."""
-        of_elements = {*self.arrays}
+        of_elements = self._of_elements
         for op in self._ops:
             if op.name == TOTAL:
                 if join_of(op) is None or not all(x in of_elements for x in op.inputs):
@@ -94,24 +97,27 @@ class Elements:
             self._last = key, HostNumbers(self, run_host(self._host, known), len(own))
         return self._last[1]
 
-    def chunked(self, stage: int, choices: tuple[int, ...]) -> tuple[Chunked, list[Value]]:
+    def chunked(self, stage: int, choices: tuple[int, ...], *, masked: bool = False) -> tuple[Chunked, list[Value]]:
         """The code for chunks that leads to a total, or after the last one to the results; and what numbers it takes.
 
         Args:
             stage: which total.
             choices: what numbers decide.
+            masked: whether elements that only fill rows are left out of sums, see `_code.chunked`.
         """
-        key = stage, choices
+        key = stage, choices, masked
         if key not in self._codes:
-            self._codes[key] = self._write_chunked(stage, dict(zip(self._deciding, choices, strict=True)))
+            self._codes[key] = self._write_chunked(stage, dict(zip(self._deciding, choices, strict=True)), masked)
         return self._codes[key]
 
-    def _write_chunked(self, stage: int, choices: dict[Value, int]) -> tuple[Chunked, list[Value]]:
+    def _write_chunked(self, stage: int, choices: dict[Value, int], masked: bool) -> tuple[Chunked, list[Value]]:
         ops, outputs, into, totals = self._stage(stage)
         ops, outputs = decided(ops, outputs, choices)
-        ops = fused(ops, outputs, self.is_of_host)
+        state = outputs[: len(outputs) - self._measuring] if stage == len(self.totals) else outputs
+        # Measured beside the update, so that this is the same operations with and without.
+        ops = merged(ops, fused(needed(ops, state), state, self.is_of_host), needed(ops, outputs[len(state) :]))
         numbers = self._used(ops, outputs)
-        return chunked(ops, self.arrays, into, outputs, numbers, totals), numbers
+        return chunked(ops, self.arrays, into, outputs, numbers, totals, masked=masked), numbers
 
     def flat(self, stage: int, *, joined: bool) -> Flat:
         """The same code for whole blocks, whatever the numbers."""
@@ -148,8 +154,19 @@ class Elements:
 
     @property
     def returned(self) -> list[Operand]:
-        """Scalars among the results."""
-        return self._outputs[self.counts[0] :]
+        """Scalars among the results that are state."""
+        arrays, own, shared, _ = self.counts
+        return self._outputs[arrays : arrays + own + shared]
+
+    @property
+    def measured(self) -> list[Operand]:
+        """Scalars among the results that say what the update was like."""
+        return self._outputs[sum(self.counts[:3]) :]
+
+    @property
+    def sums(self) -> list[Operand]:
+        """Those that are sums of elements."""
+        return [x for x in self.measured if x in self._of_elements]
 
 
 class HostNumbers:
@@ -175,13 +192,15 @@ class HostNumbers:
         value = self._known[x] if isinstance(x, Value) else x.value
         return np.broadcast_to(np.asarray(value, np.float64), self.segments)
 
-    def spans(self, due: np.ndarray) -> list[tuple[int, int]]:
-        """The first and the last of segments that follow each other and have the same numbers."""
+    def spans(self, due: np.ndarray, groups: np.ndarray | None) -> list[tuple[int, int]]:
+        """The first and the last of segments that follow each other and have the same numbers, and the same group."""
         which = np.flatnonzero(due)
         if not len(which):
             return []
         bits = self.columns.view(np.int64)[:, which]
         same = (np.diff(which) == 1) & (bits[:, 1:] == bits[:, :-1]).all(axis=0)
+        if groups is not None:
+            same &= np.diff(groups[which]) == 0
         ends = np.flatnonzero(~same)
         firsts, lasts = which[np.concatenate([[0], ends + 1])], which[np.concatenate([ends, [len(which) - 1]])]
         return list(zip(firsts.tolist(), lasts.tolist(), strict=True))

@@ -26,6 +26,15 @@ class Part(NamedTuple):
     own: np.ndarray  # float64 (segments, n), the segments' numbers
     returned: int  # how many numbers come back
     reduce: Reduce | None = None  # makes a total that of all processes
+    measured: int = 0  # how many numbers say what the update was like
+    groups: np.ndarray | None = None  # int (segments,), what sums of these numbers are not to cross
+
+
+class Measurement(NamedTuple):
+    """Numbers that say what an update was like, which nothing waits for."""
+
+    segments: np.ndarray  # int (n,); a sum may be of others of the same group, too, which are then not among them
+    columns: list[Any]  # arrays or tensors (n,), one for each number
 
 
 class Updated(NamedTuple):
@@ -33,6 +42,7 @@ class Updated(NamedTuple):
 
     arrays: Any  # a tree of arrays
     numbers: np.ndarray  # float64, flat
+    measured: Measurement | None = None
 
 
 class Engine(Protocol):

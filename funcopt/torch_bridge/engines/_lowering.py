@@ -346,6 +346,12 @@ def fused(ops: Sequence[Op], outputs: Sequence[Operand], is_number: Callable[[Op
     return needed(new, outputs)
 
 
+def merged(ops: Sequence[Op], first: Sequence[Op], second: Sequence[Op]) -> list[Op]:
+    """Two selections of operations in their order; what both make is made as by the first."""
+    made = {op.out: op for op in (*second, *first)}
+    return [made[op.out] for op in ops if op.out in made]
+
+
 def totals(ops: Sequence[Op]) -> list[Op]:
     """The operations that cross all arrays."""
     return [op for op in ops if op.name == TOTAL]

@@ -20,7 +20,7 @@ _MATRICES = (((1,), (0,)), ((), ()))
 
 def rounded_products(ops: Sequence[Op], outputs: Sequence[Operand], is_number: Callable[[Operand], bool]) -> list[Op]:
     """With `torch.mm` and `torch.addmm` of bfloat16 for what is a product, or a sum with a product, and rounded."""
-    made = {x: op for op in ops for x in op.outputs}
+    made: dict[Operand, Op] = {x: op for op in ops for x in op.outputs}
     uses = collections.Counter(x for x in (*(x for op in ops for x in op.inputs), *outputs) if isinstance(x, Value))
 
     def alone(x: Any, name: str) -> Op | None:
@@ -38,8 +38,9 @@ def rounded_products(ops: Sequence[Op], outputs: Sequence[Operand], is_number: C
 
     def product(x: Operand) -> Op | None:
         op = alone(x, "dot_general")
-        halves = op is not None and {own.dtype for own in op.inputs} == {_HALF} and op.out.dtype == np.float32
-        return op if halves and op.params["dimension_numbers"] == _MATRICES else None
+        if op is None or op.params["dimension_numbers"] != _MATRICES or op.out.dtype != np.float32:
+            return None
+        return op if {own.dtype for own in op.inputs} == {_HALF} else None
 
     def match(op: Op) -> Op | None:
         rounding = made.get(op.inputs[0]) if op.name == "convert_element_type" and op.out.dtype == _HALF else None

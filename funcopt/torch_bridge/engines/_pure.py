@@ -97,8 +97,8 @@ class Pure:
         loss: torch.Tensor | None,
         where: Sequence[str],
         error: type[Exception],
-    ) -> tuple[list[torch.Tensor], list[Entry]]:
-        """New parameters, and new entries of their state.
+    ) -> tuple[list[torch.Tensor], list[Entry], list[tuple[Unit, torch.Tensor]]]:
+        """New parameters, new entries of their state, and what the update was like, if that is measured.
 
         Args:
             numbers: float64 scalars, the groups' hyperparameters.
@@ -113,6 +113,8 @@ class Pure:
         device = params[0].device
 
         def leaf(i: int, unit: Unit) -> torch.Tensor:
+            if unit.measures is not None:
+                return torch.zeros(unit.shape, dtype=torch_dtype(self._dtype(unit)), device=device)
             index = 0 if unit.place is None else self._places.index(unit.place)
             owners = [index] if unit.place is not None else self._owners(unit)
             entry = next((entries[j] for j in owners if entries[j]), {})
@@ -133,12 +135,15 @@ class Pure:
         arrays = [*extra, *(x.to(device) for x in numbers), *grads, *params, *leaves]
         results = _run(_kept.kept((*self._key, "pure update"), self._write), arrays, device)
         new_params, new_leaves = results[: len(params)], results[len(params) :]
-        return new_params, self.entries(new_leaves)
+        measured = [(u, x) for u, x in zip(self.form.units, new_leaves, strict=True) if u.measures is not None]
+        return new_params, self.entries(new_leaves), measured
 
     def entries(self, leaves: Sequence[torch.Tensor]) -> list[Entry]:
         """The parameters' entries, of the leaves of a state; with what torch has not, too."""
         found: list[Entry] = [{} for _ in self._places]
         for unit, value in zip(self.form.units, leaves, strict=True):
+            if unit.measures is not None:
+                continue
             value = value.to(torch.float64 if self._wide else torch.float32) if unit.count is float else value
             value = value.to(torch.int32) if unit.is_key else value
             for j in [self._places.index(unit.place)] if unit.place is not None else self._owners(unit):

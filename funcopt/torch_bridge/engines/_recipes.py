@@ -68,6 +68,7 @@ class ClassForm(NamedTuple):
     arrays: tuple[Unit, ...]  # like the parameter
     numbers: tuple[Unit, ...]  # its own
     shared: tuple[Unit, ...]  # kept once for all
+    measured: tuple[Unit, ...]  # not kept: what the update was like
     constants: tuple[float | None, ...]  # what the arrays are filled with at first; None: what `init` says
 
 
@@ -148,6 +149,7 @@ class Elementwise(_Keyed):
                 [if_due(jax.tree.leaves(new_param)[0], param), *(by_unit[unit] for unit in form.arrays)],
                 [by_unit[unit] for unit in form.numbers],
                 [by_unit[unit] for unit in form.shared],
+                [by_unit[unit] for unit in form.measured],
             )
 
         return _segments.trace(update, self._given.size + len(form.shared), 2 + numbers + len(form.numbers), arrays)
@@ -202,12 +204,14 @@ def _class_form(key: _FormKey) -> ClassForm | str:
     form = form_of(state)
     arrays = [unit for unit in form.units if unit.place is not None and unit.shape == (_LANES,)]
     own = [unit for unit in form.units if unit.place is not None and unit.shape == ()]
-    shared = [unit for unit in form.units if unit.place is None and unit.shape == ()]
+    measured = [unit for unit in form.units if unit.measures is not None]
+    shared = [unit for unit in form.units if unit.place is None and unit.shape == () and unit not in measured]
     plain = all(not unit.is_key for unit in (*own, *shared))
-    if len(arrays) + len(own) + len(shared) < len(form.units) or not plain:
+    if len(arrays) + len(own) + len(shared) + len(measured) < len(form.units) or not plain:
         return "a state of other shapes"
     constants = dict(zip(form.units, _constants(closed), strict=True))
-    return ClassForm(form, tuple(arrays), tuple(own), tuple(shared), tuple(constants[unit] for unit in arrays))
+    filled = tuple(constants[unit] for unit in arrays)
+    return ClassForm(form, tuple(arrays), tuple(own), tuple(shared), tuple(measured), filled)
 
 
 def _constants(closed: Any) -> list[float | None]:
@@ -278,7 +282,7 @@ class Whole(_Keyed):
             if own_due:
                 new_params, new = self._select(own_due, (new_params, new), (old_params, old))
             leaves, structure = jax.tree.flatten((new_params, new))
-            return leaves, [], []
+            return leaves, [], [], []
 
         found = _segments.trace(update, shared, numbers + due, leaves, by_rows=False, totals=totals)
         return found, structure
@@ -373,6 +377,7 @@ def _join(
     leaves = dict(zip(form.arrays, arrays, strict=True))
     for units, values in ((form.numbers, numbers), (form.shared, shared)):
         leaves.update((unit, jnp.asarray(value).astype(dtype(unit))) for unit, value in zip(units, values, strict=True))
+    leaves.update((unit, jnp.zeros((), unit.dtype)) for unit in form.measured)
     return form.form.treedef.unflatten([leaves[unit] for unit in form.form.units])
 
 

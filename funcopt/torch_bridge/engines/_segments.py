@@ -10,7 +10,7 @@ other parts have found, too: a run is a generator that yields totals and is sent
 """
 
 import functools
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -58,11 +58,14 @@ class NotByRows(Exception):  # noqa: N818  # not an error: there is another way
 
 
 class Traced(NamedTuple):
-    """A recipe `(numbers for all, own numbers, arrays) -> (arrays, own numbers, numbers for all)`, traced."""
+    """A recipe `(numbers for all, own numbers, arrays) -> (arrays, own numbers, numbers for all, measured)`, traced.
+
+    What is measured is no state: numbers, and sums of elements of a parameter, which nothing joins.
+    """
 
     closed: ClosedJaxpr
     inputs: tuple[int, int, int]  # how many there are of each
-    outputs: tuple[int, int, int]
+    outputs: tuple[int, int, int, int]
 
 
 def trace(
@@ -77,7 +80,7 @@ def trace(
     """Traces `fn(shared, own, arrays)`, three lists, of which the first two are of float64 scalars.
 
     Args:
-        fn: the recipe; returns three lists.
+        fn: the recipe; returns four lists.
         shared: how many numbers are the same for all arrays.
         own: how many an array has of its own.
         arrays: what stands for the arrays.
@@ -98,8 +101,8 @@ def trace(
     finally:
         REDUCE.reset(token)
     closed = jax.make_jaxpr(functools.partial(_evaluate, closed))(*numbers, *arrays)
-    first, second, third = map(len, shapes)
-    traced = Traced(closed, (shared, own, len(arrays)), (first, second, third))
+    first, second, third, fourth = map(len, shapes)
+    traced = Traced(closed, (shared, own, len(arrays)), (first, second, third, fourth))
     if by_rows:
         _check(traced, arrays[0].shape[0])
     return traced
@@ -188,8 +191,8 @@ def _check(traced: Traced, width: int) -> None:
         lanes = all(var.aval.shape[0] == width for var in rows)
         if not lanes or not (inner or name in _KEEP_ELEMENTS_APART) or any(map(is_partial, eqn.invars)):
             raise NotByRows(f"{name} of an array")
-    arrays, _, _ = traced.outputs
-    if any(map(is_partial, jaxpr.outvars[arrays:])):
+    arrays, own, shared, _ = traced.outputs
+    if any(map(is_partial, jaxpr.outvars[arrays : arrays + own + shared])):
         raise NotByRows("a sum of an array in the state")
 
 
@@ -202,7 +205,7 @@ class Rows(NamedTuple):
 
 class Result(NamedTuple):
     arrays: Any  # a tree
-    numbers: list[jax.Array]  # of the segments, float64 (segments, n); and those kept for all, scalars
+    numbers: list[jax.Array]  # of the segments, float64 (segments, n); those kept for all, scalars; what is measured
 
 
 Run = Generator[Total, list[jax.Array], Result]
@@ -283,22 +286,28 @@ def run(
             results = _bind(jaxpr, eqn, [_read(var, known) for var in eqn.invars])
         known.update(zip(map(id, eqn.outvars), results, strict=True))
 
-    count, further, _ = traced.outputs
-    outputs = jaxpr.outvars
+    count, further, once, _ = traced.outputs
+    outputs, measured = jaxpr.outvars, jaxpr.outvars[count + further + once :]
     scalars = [_per_segment(_read(var, known), own.shape[0]) for var in outputs[count : count + further]]
     first = 0 if due is None else jnp.argmax(due != 0)
-    for_all = [_one(_read(var, known), first) for var in outputs[count + further :]]
+    for_all = [_one(_read(var, known), first) for var in outputs[count + further : count + further + once]]
     stacked = jnp.stack(scalars, axis=1) if scalars else jnp.zeros((own.shape[0], 0))
 
+    sums = [var for var in measured if not isinstance(var, Literal) and depends[id(var)] == ROW]
+    beside = _leading_to(set(map(id, sums)), jaxpr.eqns, depends)
+    read = _inputs(beside, sums)
+    # Behind a barrier, so that it shares nothing with the update, which is the same one with and without.
+    local = dict(zip(map(id, read), lax.optimization_barrier([known[id(var)] for var in read]), strict=True))
+    for eqn in beside:
+        local.update(zip(map(id, eqn.outvars), elements(eqn, local, depends), strict=True))
+
     second = _leading_to({id(var) for var in outputs[:count]}, jaxpr.eqns, depends)
-    made = {id(var) for eqn in second for var in eqn.outvars}
-    used = {
-        id(var): var
-        for var in (*(var for eqn in second for var in eqn.invars), *outputs[:count])
-        if not isinstance(var, Literal) and id(var) not in made
-    }
-    inputs = [var for var in used.values() if depends[id(var)] == ROW]
-    numbers = [var for var in used.values() if depends[id(var)] != ROW]
+    used = _inputs(second, outputs[:count])
+    inputs = [var for var in used if depends[id(var)] == ROW]
+    numbers = [var for var in used if depends[id(var)] != ROW]
+    if sums:
+        # Before the update overwrites the arrays that they are of: otherwise XLA would copy these.
+        known.update((id(var), _behind(known[id(var)], [local[id(x)] for x in sums])) for var in numbers)
     if mapped:
         assert rows is not None
         places, packed = _pack(numbers, known, own.shape[0])
@@ -326,7 +335,13 @@ def run(
         results = compute_apart(finish, lambda shapes: list(range(len(shapes))), own_arrays, given)
     else:
         results = finish(own_arrays, given)
-    return Result(results, [stacked, *for_all])
+    found = [
+        _of_segments(local[id(var)], rows, own.shape[0])
+        if id(var) in local
+        else _per_segment(_read(var, known), own.shape[0])
+        for var in measured
+    ]
+    return Result(results, [stacked, *for_all, *([jnp.stack(found, axis=1)] if found else [])])
 
 
 def lockstep(runs: Sequence[Run]) -> list[Result]:
@@ -424,8 +439,28 @@ def _leading_to(results: set[int], eqns: Sequence[JaxprEqn], depends: Mapping[in
     return found[::-1]
 
 
+def _inputs(eqns: Sequence[JaxprEqn], results: Sequence[Any]) -> list[Var]:
+    """What equations that lead to some results need, and none of them makes."""
+    made = {id(var) for eqn in eqns for var in eqn.outvars}
+    read = (*(var for eqn in eqns for var in eqn.invars), *results)
+    return [*{id(var): var for var in read if not isinstance(var, Literal) and id(var) not in made}.values()]
+
+
 def _per_segment(value: Any, segments: int) -> jax.Array:
     return jnp.broadcast_to(jnp.asarray(value).astype(jnp.float64), (segments,))
+
+
+def _behind(number: Any, sums: Iterable[jax.Array]) -> jax.Array:
+    """A number that is known when sums are. XLA drops a barrier before it decides what to copy, but no condition."""
+    number = jnp.asarray(number)
+    never = functools.reduce(jnp.logical_or, [jnp.any((x != x) & (x == x)) for x in sums])
+    return jnp.where(never, jnp.zeros_like(number), number)
+
+
+def _of_segments(sums: jax.Array, rows: Rows | None, segments: int) -> jax.Array:
+    """Sums of rows as sums of the segments."""
+    sums = sums.astype(jnp.float64)
+    return sums.reshape(1) if rows is None else jax.ops.segment_sum(sums, rows.segment, segments)
 
 
 def _one(value: Any, first: Any) -> jax.Array:

@@ -13,7 +13,7 @@ import torch
 from funcopt.torch_bridge._buffers import jax_dtype, torch_dtype
 from funcopt.torch_bridge.engines._code import Functional, functional
 from funcopt.torch_bridge.engines._elements import Elements, HostNumbers
-from funcopt.torch_bridge.engines._engine import Reduce, Updated
+from funcopt.torch_bridge.engines._engine import Measurement, Reduce, Updated
 from funcopt.torch_bridge.engines._kept import kept
 from funcopt.torch_bridge.engines._lowering import HOW, Operand, lower
 
@@ -102,7 +102,7 @@ def nothing(how: str, like: Operand, device: torch.device) -> torch.Tensor:
 
 def returned(elements: Elements, numbers: HostNumbers, spans: Sequence[tuple[int, int]], found: Sequence[Any]) -> Any:
     """The numbers that come back: those of all segments, then those for all."""
-    _, own, _ = elements.counts
+    _, own, _, _ = elements.counts
     columns, device = [], 0
     for x in elements.returned:
         column = np.array(numbers.all(x)) if elements.is_of_host(x) else np.zeros(numbers.segments)
@@ -114,3 +114,30 @@ def returned(elements: Elements, numbers: HostNumbers, spans: Sequence[tuple[int
     first = spans[0][0]
     mine = np.stack(columns[:own], axis=1).ravel() if own else np.zeros(0)
     return np.concatenate([mine, [column[first] for column in columns[own:]]])
+
+
+def measured(
+    elements: Elements,
+    numbers: HostNumbers,
+    segments: np.ndarray,
+    sums: torch.Tensor,
+    of_totals: Sequence[torch.Tensor],
+    reduce: Reduce | None,
+) -> Measurement:
+    """What says what an update was like, where it is: on the host or on the device.
+
+    Args:
+        elements: the recipe.
+        numbers: of all segments.
+        segments: int (n,), those that what follows is of.
+        sums: (n, k), of elements.
+        of_totals: each (n,), what the device makes of totals.
+        reduce: what makes sums those of all processes.
+    """
+    by_element = dict(zip(elements.sums, (sums if reduce is None else reduce(sums, "sum")).unbind(1), strict=True))
+    others = iter(of_totals)
+    columns = [
+        numbers.all(x)[segments] if elements.is_of_host(x) else by_element[x] if x in by_element else next(others)
+        for x in elements.measured
+    ]
+    return Measurement(segments, columns)

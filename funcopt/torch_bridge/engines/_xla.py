@@ -30,7 +30,7 @@ from funcopt.torch_bridge._buffers import Device, borrow_as_jax, borrow_as_torch
 from funcopt.torch_bridge._processes import refuse_forked
 from funcopt.torch_bridge._units import Form, array_like, form_of, plain_array
 from funcopt.torch_bridge.engines import _fusion, _recipes, _segments
-from funcopt.torch_bridge.engines._engine import Part, Updated
+from funcopt.torch_bridge.engines._engine import Measurement, Part, Updated
 from funcopt.torch_bridge.engines._memory import CopiedMemory, JaxMemory, Memory, writes_in_place
 from funcopt.torch_bridge.engines._recipes import Recipe, Whole
 
@@ -139,11 +139,8 @@ class Engine:
                 results = self._last[1](donated, given, numbers)
             arrays, returned = jax.block_until_ready(results)
             returned = np.asarray(returned)
-        ends = itertools.accumulate(part.returned for part in parts)
-        return [
-            Updated(own, returned[end - part.returned : end])
-            for part, own, end in zip(parts, arrays, ends, strict=True)
-        ]
+        ends = itertools.accumulate(part.returned + len(part.own) * part.measured for part in parts)
+        return [_updated(part, own, returned[:end]) for part, own, end in zip(parts, arrays, ends, strict=True)]
 
     def _program(self, key: _Key, *arguments: Any) -> Any:
         self.used.add(key)
@@ -183,6 +180,16 @@ class Engine:
                     _programs.popitem(last=False)
             _programs.move_to_end(key)
             return _programs[key]
+
+
+def _updated(part: Part, arrays: Any, numbers: np.ndarray) -> Updated:
+    """What became of a part, whose numbers are the last ones."""
+    size = len(part.own) * part.measured
+    numbers, measured = np.split(numbers[len(numbers) - part.returned - size :], [part.returned])
+    if not size:
+        return Updated(arrays, numbers)
+    segments = np.arange(len(part.own))
+    return Updated(arrays, numbers, Measurement(segments, [*measured.reshape(len(segments), -1).T]))
 
 
 def _jit(key: _Key, *, apart: bool) -> Any:

@@ -17,9 +17,10 @@ import torch
 
 from funcopt.torch_bridge._binding import Binding, ProgramClass
 from funcopt.torch_bridge._buffers import jax_dtype, torch_dtype
+from funcopt.torch_bridge._metrics import Reading
 from funcopt.torch_bridge._shards import Sharding, as_part_of, local, local_like, reducer, sharding_of
 from funcopt.torch_bridge._units import Entry, Unit, value_of
-from funcopt.torch_bridge.engines._engine import Engine, Part, Updated
+from funcopt.torch_bridge.engines._engine import Engine, Measurement, Part, Updated
 from funcopt.torch_bridge.engines._memory import NOTHING, Loan, Memory
 from funcopt.torch_bridge.engines._recipes import DUE, FRESH, ClassForm, Elementwise, Given
 from funcopt.torch_bridge.store._memory import Arrangement, Numbers, is_movable, lend, round_up
@@ -637,7 +638,9 @@ class Block:
         donated = [column.lend(due) for column in self._columns]
         returned = self._segments * len(self.numbers) + len(self.form.shared)
         lent = self._lend_grads(due, grads, dtype), self._places()
-        return Part(self._recipe[1], self._shape, donated, lent, own, returned, reducer(self.kind.sharding))
+        reduce, measured = reducer(self.kind.sharding), len(self.form.measured)
+        groups = self.group_of if measured else None
+        return Part(self._recipe[1], self._shape, donated, lent, own, returned, reduce, measured, groups)
 
     def _which(self) -> slice | list[int]:
         """The parameters that are due, as an index."""
@@ -715,6 +718,18 @@ class Block:
         if not self._is_noted:
             self._note(state)
         return self.params if len(self._due) == len(self.params) else [self.params[i] for i in self._due]
+
+    def readings(self, measured: Measurement, groups: np.ndarray) -> list[Reading]:
+        """What the last update was like.
+
+        Args:
+            measured: by the update.
+            groups: int, among all groups those of the class.
+        """
+        own = np.full(self._segments, -1)
+        own[self._due] = groups[self.group_of[self._due]]
+        fields = [str(unit.measures) for unit in self.form.measured]
+        return [Reading(field, own[measured.segments], x) for field, x in zip(fields, measured.columns, strict=True)]
 
     def _start(self, i: int, state: Any) -> None:
         """Gives a parameter that was updated for the first time its entry."""

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from funcopt.torch_bridge._binding import Binding
 from funcopt.torch_bridge._matching import keys_of
+from funcopt.torch_bridge._metrics import Reading
 from funcopt.torch_bridge._units import Entry
 from funcopt.torch_bridge.engines._pure import Pure
 
@@ -20,7 +22,7 @@ def update_purely(
     scale: torch.Tensor | None,
     differentiable: bool,
     check: Callable[[Sequence[torch.Tensor]], None],
-) -> bool:
+) -> tuple[bool, list[Reading]]:
     """Updates the parameters that have a gradient, and waits for no device.
 
     Args:
@@ -34,12 +36,12 @@ def update_purely(
         check: refuses parameters with sparse gradients.
 
     Returns:
-        Whether any parameter was updated.
+        Whether any parameter was updated, and what the update was like, if that is measured.
 
     Raises:
         RuntimeError: for state that does not fit, or a gradient that is sparse.
     """
-    classes, numbers, keys, params, where = [], [], [], [], []
+    classes, numbers, keys, params, where, own_groups = [], [], [], [], [], []
     for i, group in enumerate(groups):
         due = {key: p for key, p in zip(keys_of(group), group["params"], strict=True) if p.grad is not None}
         if due:
@@ -47,10 +49,11 @@ def update_purely(
             classes.append(found)
             numbers += own
             keys.append(tuple(due))
+            own_groups.append(i)
             params += due.values()
             where += [f"parameter {key!r} of group {i}" for key in due]
     if not params:
-        return False
+        return False, []
     sparse = [p for p in params if p.grad.layout != torch.strided]
     check(sparse)
     if sparse:
@@ -63,13 +66,17 @@ def update_purely(
     if scale is not None:
         grads = [grad / scale.to(grad.device) for grad in grads]
     entries = [dict(state.get(p, {})) for p in params]
-    new_params, new = pure.update(numbers, grads, old, entries, loss, where, RuntimeError)
+    new_params, new, measured = pure.update(numbers, grads, old, entries, loss, where, RuntimeError)
     for p, value, entry in zip(params, new_params, new, strict=True):
         p.copy_(value)
         shown = {name: entry[name] for name in pure.shown if name in entry}
         if shown:
             _keep(state[p], shown, in_place=not differentiable)
-    return True
+    readings = [
+        Reading(str(unit.measures), np.array([own_groups[unit.group or 0]]), value.detach().reshape(1))
+        for unit, value in measured
+    ]
+    return True, readings
 
 
 def _as_number(value: Any) -> torch.Tensor:

@@ -21,6 +21,7 @@ from funcopt.torch_bridge import _buffers
 from funcopt.torch_bridge._binding import Binding, ProgramClass
 from funcopt.torch_bridge._buffers import jax_dtype
 from funcopt.torch_bridge._matching import keys_of
+from funcopt.torch_bridge._metrics import Reading
 from funcopt.torch_bridge._shards import local, sharding_of
 from funcopt.torch_bridge._units import Unit
 from funcopt.torch_bridge.engines import _torch, _xla
@@ -167,6 +168,7 @@ class Store:
         self._division: list[tuple[int, int]] = []  # the last one, and for how many steps it has been the same
         self._same = 0
         self._whole_patterns: set[tuple[torch.Tensor, ...]] = set()  # of those in their own shapes
+        self.readings: list[Reading] = []  # what the last update was like, if that is measured
 
     @property
     def compilations(self) -> int:
@@ -231,6 +233,10 @@ class Store:
             self._numbers[found] = np.array([seen.numbers for seen in self._seen if seen.found is found], np.float64)
         return self._numbers[found]
 
+    def _groups_of(self, found: ProgramClass) -> np.ndarray:
+        """The groups of a class."""
+        return np.flatnonzero([seen.found is found for seen in self._seen])
+
     def _place(self) -> None:
         """Tells each block which groups its parameters are in; drops those that have left, or changed their class."""
         for p, slot in [*self._slots.items()]:
@@ -289,7 +295,8 @@ class Store:
             self._settle_down()
         given = Given(scale is not None, loss is not None)
         numbers = [number for number in (scale, loss) if number is not None]
-        done = False
+        done, before = False, self.readings
+        self.readings = []
         for repeat in range(self._most):
             self._turn_to(repeat)
             try:
@@ -299,6 +306,7 @@ class Store:
                 self._take_out([*self._slots])
                 done |= self._update(state, given, numbers, repeat, check)
         self._turn_to(0)
+        self.readings = self.readings if done else before
         return done
 
     def _turn_to(self, repeat: int) -> None:
@@ -372,8 +380,11 @@ class Store:
         written: list[torch.Tensor] = []
         for (block, *_), result in zip(work, results, strict=False):
             written += block.store(result, state, self._shared, again=repeat > 0)
+            if result.measured is not None:
+                self.readings += block.readings(result.measured, self._groups_of(block.kind.found))
         for part, result in zip((*joint, *apart), results[len(work) :], strict=True):
             written += part.store(result, state, self._shared)
+            self.readings += part.readings(result)
         self._show_shared(state, written)
         if not known or len(state) != len(self._keys):
             self._state, self._keys, self._entries = state, [*state], [*state.values()]
@@ -608,13 +619,18 @@ class Store:
         pattern = tuple(sorted((member.param for member in members), key=order.__getitem__))
         strided = all(member.grad is not None and member.grad.layout == torch.strided for member in members)
         if strided and pattern not in self._whole_patterns:
-            if len(self._whole_patterns) < MAX_PATTERNS:
+            # What is not there cannot be measured as if it were.
+            if len(self._whole_patterns) < MAX_PATTERNS or self._is_measured(members[0]):
                 self._whole_patterns.add(pattern)
             else:
                 seen = {p for own in self._whole_patterns for p in own}
                 missing = [self._member(p)._replace(grad=None) for p in seen - {*pattern} if p in self._group_of]
                 members = [*members, *missing]
         return sorted(members, key=lambda member: order[member.param])
+
+    def _is_measured(self, member: Member) -> bool:
+        """Whether the update of a parameter says what it was like."""
+        return any(unit.measures is not None for unit in self.units(member.group, member.param))
 
     # What is kept once.
 

@@ -14,6 +14,7 @@ import torch
 from funcopt._rows import RowSparse
 from funcopt.torch_bridge._binding import Binding, ProgramClass
 from funcopt.torch_bridge._buffers import jax_dtype, pad_rows, torch_dtype
+from funcopt.torch_bridge._metrics import Reading
 from funcopt.torch_bridge._shards import local, local_like, sharding_of
 from funcopt.torch_bridge._units import Entry, Form, Unit, value_of
 from funcopt.torch_bridge.engines._engine import Engine, Part, Updated
@@ -139,6 +140,8 @@ class WholePart:
         shared: dict[str, torch.Tensor],
         describe: Callable[[torch.Tensor], str],
     ) -> Any:
+        if unit.measures is not None:
+            return np.zeros((), unit.dtype)
         if unit.place is None:
             known = shared.get(self._once(unit))
             for member, entry in zip(self.members, entries, strict=True):
@@ -199,6 +202,8 @@ class WholePart:
             leaves = jax.tree.leaves(new_state)
             own: dict[int, dict[Unit, Any]] = {}
             for unit, leaf in zip(self.form.units, leaves, strict=True):
+                if unit.measures is not None:
+                    continue
                 if unit.place is None:
                     name = self._once(unit)
                     shared[name] = self._written(unit, leaf, shared.get(name), ())
@@ -215,6 +220,15 @@ class WholePart:
                     shape = tuple(member.param.shape) if rows is not None and unit.shape == rows.shape else unit.shape
                     entry[unit.name] = self._written(unit, leaf, entry.get(unit.name), shape)
         return [member.param for member in self.members if member.grad is not None]
+
+    def readings(self, result: Updated) -> list[Reading]:
+        """What the last update was like, if that is measured."""
+        leaves = zip(self.form.units, jax.tree.leaves(result.arrays[1]), strict=True)
+        return [
+            Reading(unit.measures, np.array([self._groups[unit.group or 0]]), self._engine.tensor(leaf).reshape(1))
+            for unit, leaf in leaves
+            if unit.measures is not None
+        ]
 
     def _write(self, j: int, value: Any) -> None:
         param, rows = local(self.members[j].param), self._rows[j]
