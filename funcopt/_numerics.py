@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.core import Tracer
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec, reshard
 
-from funcopt._tree import compute_dtype, is_static, weak
+from funcopt._tree import compute_dtype, is_static, typed_sharding, weak
 
 
 def lerp(start: jax.Array, end: jax.Array, weight: Any) -> jax.Array:
@@ -101,6 +101,29 @@ def norm(x: jax.Array) -> jax.Array:
 def rms(x: jax.Array) -> jax.Array:
     """The root mean square of all elements, as a hyperparameter is."""
     return weak(root(jnp.sum(x * x))) / x.size**0.5
+
+
+def undivided(update: Callable[..., tuple[jax.Array, Any]]) -> Callable[[jax.Array, Any], tuple[jax.Array, Any]]:
+    """A rule's update that sees whole arrays where types say how they are divided; its results are divided as before.
+
+    For decompositions, and products of matrices that would not say how theirs is.
+    """
+
+    def run(g: jax.Array, s: Any) -> tuple[jax.Array, Any]:
+        u, new = update(_whole(g), jax.tree.map(_whole, s))
+        return _divided(u, g), jax.tree.map(_divided, new, s)
+
+    return run
+
+
+def _whole(x: Any) -> Any:
+    divided = typed_sharding(x)
+    return x if divided is None else reshard(x, NamedSharding(divided.mesh, PartitionSpec()))
+
+
+def _divided(x: Any, like: Any) -> Any:
+    divided = typed_sharding(like)
+    return x if divided is None else reshard(x, divided)
 
 
 def normal(seed: int, count: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:

@@ -125,7 +125,8 @@ def beside(param: Any, new: Any) -> Any:
         return new
     mesh = mesh_of(param)
     if mesh is not None:
-        return jax.device_put(new, NamedSharding(mesh, PartitionSpec())) if mesh_of(new) is None else new
+        alike = param.sharding if new.shape == param.shape else NamedSharding(mesh, PartitionSpec())
+        return jax.device_put(new, alike) if mesh_of(new) is None else new
     placed = isinstance(param, jax.Array) and param.committed and isinstance(param.sharding, SingleDeviceSharding)
     return jax.device_put(new, param.sharding) if placed and new.sharding != param.sharding else new
 

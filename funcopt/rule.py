@@ -54,7 +54,7 @@ class Keys(NamedTuple):
     from_first_update: bool = False  # nothing is kept of a parameter before it
     step: Any = float  # what torch's count is: float, int, or None for none at all
     optax: tuple[type, Mapping[str, str]] | None = None  # the class that keeps the same, and its fields' names here
-    torch_class: str | None = None  # the reference's class, for `torch_bridge.optim`; None: torch.optim's, if it has one
+    torch_class: str | None = None  # the reference's class, for `torch_bridge.optim`; None: torch.optim's, if any
     group: Mapping[str, str] = MappingProxyType({})  # by field of the reference's groups: the field of the state
     flat: tuple[str, ...] = ()  # fields that the reference keeps as vectors
     own: tuple[str, ...] = ()  # fields that the reference lacks: where a checkpoint does, they are as in a new state

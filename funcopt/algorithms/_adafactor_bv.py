@@ -82,9 +82,11 @@ def adafactor_bv(
         >>> import funcopt
         >>> tx = funcopt.adafactor_bv(lr=1e-3, weight_decay=1e-4, clipping_threshold=1.0)
     """
+    least: Any = min_dim_size_to_factor
+    least = None if least is None else int(least)  # optax.inject_hyperparams makes an array of a number
 
     def init(p: jax.Array) -> AdafactorBvState:
-        axes = _factored_axes(p.shape, min_dim_size_to_factor)
+        axes = _factored_axes(p.shape, least)
         means = (None, None) if axes is None else no_means(p, axes)
         moment = jnp.zeros_like(p) if axes is None else None
         return AdafactorBvState(
@@ -98,7 +100,7 @@ def adafactor_bv(
         square = g * g + small
         weight = jnp.maximum(1 - beta2_cap, jnp.maximum(s.step - decay_offset, 1) ** -decay_rate)
         means, v, m = (s.exp_avg_sq_r, s.exp_avg_sq_c), s.exp_avg_sq, s.exp_avg
-        axes = _factored_axes(g.shape, min_dim_size_to_factor)
+        axes = _factored_axes(g.shape, least)
         if axes is not None:
             means = moved_means(means, square, weight, axes)
             u = over_root(g, means, axes)

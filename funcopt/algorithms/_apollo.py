@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from funcopt._checks import ANY_NUMBER
-from funcopt._numerics import norm, normal, number_of, root
+from funcopt._numerics import norm, normal, number_of, root, undivided
 from funcopt._tree import refuse_unless_real
 from funcopt.algorithms._adam import step_correction
 from funcopt.algorithms._galore import Count, Projector, Rank, no_projector, project, singular_vectors
@@ -129,7 +129,7 @@ def apollo(
         factor = correction(s.step) * (1 - lr * weight_decay)
         return factor * u, ApolloState(s.step, m, v, projector, limit)
 
-    return descend(Rule(update, init), lr, weight_decay=weight_decay, decoupled=True)
+    return descend(Rule(undivided(update), init), lr, weight_decay=weight_decay, decoupled=True)
 
 
 scale_by_apollo = direction("scale_by_apollo", apollo, "Rescales updates as `apollo` does, without its learning rate.")

@@ -1,6 +1,6 @@
 """GaLore: AdamW on a projection of each matrix's gradient to few dimensions (Zhao et al., 2024, algorithm 2).
 
-    L, R  = first `rank` left and right singular vectors of g              every update_proj_gap updates, from the first on
+    L, R  = first `rank` left and right singular vectors of g              every update_proj_gap updates
     x     = g @ R.T     for rows >= columns,   otherwise   L.T @ g         proj_type "std"
     m     = beta1 * m + (1 - beta1) * x                                    as small as x; not turned with the basis
     v     = beta2 * v + (1 - beta2) * x * x
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from funcopt import _checks
-from funcopt._numerics import root
+from funcopt._numerics import root, undivided
 from funcopt._tree import refuse_unless_real
 from funcopt.algorithms._adam import step_correction
 from funcopt.frame import descend
@@ -102,8 +102,8 @@ def galore(
         eps: added to the root of the second moment before the correction of its bias, >= 0.
         weight_decay: decay of the new parameters, by `lr * weight_decay`, >= 0.
         correct_bias: flag: correct the moments for their start at 0.
-        rank: dimensions that remain, an integer >= 0, or a prefix of integers; no more than a matrix has; 0 leaves it as
-            it is.
+        rank: dimensions that remain, an integer >= 0, or a prefix of integers; no more than a matrix has; 0 leaves a
+            matrix as it is.
         update_proj_gap: updates from one basis to the next, an integer >= 1.
         scale: factor of the projected updates, >= 0.
         proj_type: what is projected: "std" (or None), the shorter side; "reverse_std", the longer one; "left", rows;
@@ -142,7 +142,7 @@ def galore(
         factor = correction(s.step) * (1 - lr * weight_decay) * (scale if projects else 1.0)
         return factor * u, GaloreState(s.step, m, v, projector)
 
-    return descend(Rule(update, init), lr, weight_decay=weight_decay, decoupled=True)
+    return descend(Rule(undivided(update), init), lr, weight_decay=weight_decay, decoupled=True)
 
 
 scale_by_galore = direction("scale_by_galore", galore, "Rescales updates as `galore` does, without its learning rate.")

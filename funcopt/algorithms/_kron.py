@@ -1,4 +1,4 @@
-"""PSGD Kron: a preconditioner of triangular factors that is fitted by gradient descent (Li, 2018; Pooladzandi, Li, 2024).
+"""PSGD Kron: a preconditioner of triangular factors fitted by gradient descent (Li, 2018; Pooladzandi and Li, 2024).
 
     m     = b1 * m + (1 - b1) * g
     h     = m / (1 - b1**t)
@@ -12,8 +12,8 @@
     p     = p - lr * (u + weight_decay * p)                                no decay of vectors and numbers
 
 Vectors, sides longer than max_size_triangular and sides of 1 have diagonal factors. Kernels are matrices: the axis that
-is left alone is the last or the first one. Factors are updated once `1 / probability` updates have passed since the last
-time, as in kron-torch. V comes from a seed and the count, where kron-torch takes torch's generator; factors are brought
+is left alone is the last or the first one. Factors are updated once `1 / probability` updates have passed since they
+were, as in kron-torch. V comes from a seed and the count, where kron-torch takes torch's generator; factors are brought
 to a common size every 100 updates, there at random.
 """
 
@@ -26,10 +26,9 @@ import numpy as np
 from jax import lax
 
 from funcopt import _checks
-from funcopt._numerics import bias_correction, normal, rms
+from funcopt._numerics import bias_correction, normal, rms, undivided
 from funcopt._tree import refuse_unless_real, weak
 from funcopt.algorithms._apollo import Seed
-from funcopt.algorithms._galore import Count
 from funcopt.algorithms._soap import outer_product
 from funcopt.frame import descend
 from funcopt.kinds import Flag, Hyperparameter, NonNegative, Positive, choice, integer, number
@@ -209,7 +208,7 @@ def kron(
         u = u * jnp.minimum(1.0, 1.1 / (rms(u) + 1e-12))
         return u.reshape(g_shape), KronState(s.step, buffer, factors, jnp.where(due, 0, counter))
 
-    rule = Rule(update, init)
+    rule = Rule(undivided(update), init)
     whole, undecayed = descend(rule, lr, weight_decay=weight_decay, decoupled=True), descend(rule, lr)
 
     def for_shape(g: jax.Array, s: KronState, **given: Any) -> tuple[jax.Array, KronState]:

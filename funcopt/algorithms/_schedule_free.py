@@ -33,7 +33,7 @@ from funcopt import _checks
 from funcopt._numerics import bias_correction, number_of, root
 from funcopt._tree import weak
 from funcopt.algorithms._radam import rectification
-from funcopt.frame import decayed, is_zero
+from funcopt.frame import is_zero
 from funcopt.kinds import Flag, Hyperparameter, NonNegative, number
 from funcopt.rule import Frame, Given, Keys, Refused, Rule, around, transformation, wrapper
 

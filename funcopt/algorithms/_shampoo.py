@@ -1,4 +1,4 @@
-"""Shampoo (Gupta et al., 2018) with the length of Adam's update, as Meta's Distributed Shampoo has it (Shi et al., 2023).
+"""Shampoo (Gupta et al., 2018) with the length of Adam's update, as Meta's Distributed Shampoo (Shi et al., 2023).
 
     L_i   = beta2 * L_i + (1 - beta2) * g g^T along axis i                 of each block; for beta2 = 1 the plain sum
     v     = grafting_beta2 * v + (1 - grafting_beta2) * g * g
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from funcopt import _checks
-from funcopt._numerics import bias_correction, lerp, norm, root
+from funcopt._numerics import bias_correction, lerp, norm, root, undivided
 from funcopt._tree import is_static, refuse_unless_real
 from funcopt.algorithms._galore import Count
 from funcopt.algorithms._soap import outer_product
@@ -180,7 +180,7 @@ def shampoo(
             u = join(turned, g)
         return u, ShampooState(t, m, v, factors, roots)
 
-    return descend(Rule(update, init), lr, weight_decay=weight_decay, decoupled=True)
+    return descend(Rule(undivided(update), init), lr, weight_decay=weight_decay, decoupled=True)
 
 
 scale_by_shampoo = direction(

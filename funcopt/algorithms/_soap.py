@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from funcopt._checks import Range
-from funcopt._numerics import lerp, rms, root
+from funcopt._numerics import lerp, rms, root, undivided
 from funcopt._tree import refuse_unless_real
 from funcopt.algorithms._adam import step_correction
 from funcopt.algorithms._galore import Count
@@ -162,7 +162,7 @@ def soap(
         factor = correction(jnp.maximum(s.step - 1, 1)) * (1 - lr * weight_decay)
         return factor * u.reshape(g.shape), new
 
-    rule = descend(Rule(update, init), lr, weight_decay=weight_decay, decoupled=True)
+    rule = descend(Rule(undivided(update), init), lr, weight_decay=weight_decay, decoupled=True)
 
     def from_second_on(g: jax.Array, s: SoapState, **given: Any) -> tuple[jax.Array, SoapState]:
         u, new = rule.update(g, s, **given)

@@ -1,5 +1,6 @@
 """Optimizers and schedules from the configs that people have: MMEngine's, SCEPTER's, Swin's, timm's,
-Hugging Face's, torch's."""
+Hugging Face's, torch's.
+"""
 
 from funcopt.config._build import build_optimizer as build_optimizer
 from funcopt.config._build import to_config as to_config

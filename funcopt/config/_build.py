@@ -223,6 +223,10 @@ def _adopt(optimizer: Any) -> Any:
         ValueError: for a class that funcopt has no counterpart of, or a differentiable optimizer.
     """
     factory = OPTIMIZERS.get(type(optimizer).__name__)
+    keys = getattr(factory, "keys", None)
+    if keys is not None and keys.torch_class is not None:
+        fix = "build it by name, and load optimizer.state_dict(): others' classes of that name may do something else"
+        _checks.fail("build_optimizer", "a live optimizer", "of one of torch's classes", type(optimizer).__name__, fix)
     known = arguments_of(factory)
     for group in optimizer.param_groups:
         if group.get("differentiable"):

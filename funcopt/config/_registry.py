@@ -134,8 +134,9 @@ def _class_names() -> dict[str, str]:
 
 
 OPTIMIZERS = Registry("optimizer", factories(), aliases=_class_names())
-"""funcopt's optimizers, also by the names of their references' classes, and those that users register: functions that return a transformation, torch optimizers, or
-classes in SCEPTER's manner, made from `(cfg, logger)` and called with the parameters."""
+"""funcopt's optimizers, also by the names of their references' classes, and those that users register: functions that
+return a transformation, torch optimizers, or classes in SCEPTER's manner, made from `(cfg, logger)` and called with the
+parameters."""
 
 SCHEDULES = Registry("schedule", _own_schedules())
 """funcopt's schedules, and those that users register: functions of a base value and further arguments."""

@@ -140,7 +140,7 @@ for _name, _factory in factories().items():
         globals()[_factory.keys.torch_class] = _make_own(_factory)
 
 if TYPE_CHECKING:  # what the loop makes
-    from funcopt import algorithms as own
+    import funcopt.algorithms as own
 
     P = ParamSpec("P")
 
@@ -171,6 +171,198 @@ if TYPE_CHECKING:  # what the loop makes
         @_as(torch.optim.Adadelta)
         def __init__(self) -> None: ...
 
+    class Adafactor(torch.optim.Adafactor, TorchBridge):
+        @_as(torch.optim.Adafactor)
+        def __init__(self) -> None: ...
+
+    class Adagrad(torch.optim.Adagrad, TorchBridge):
+        @_as(torch.optim.Adagrad)
+        def __init__(self) -> None: ...
+
+    class Adam(torch.optim.Adam, TorchBridge):
+        @_as(torch.optim.Adam)
+        def __init__(self) -> None: ...
+
+    class Adamax(torch.optim.Adamax, TorchBridge):
+        @_as(torch.optim.Adamax)
+        def __init__(self) -> None: ...
+
+    class AdamW(torch.optim.AdamW, TorchBridge):
+        @_as(torch.optim.AdamW)
+        def __init__(self) -> None: ...
+
+    class ASGD(torch.optim.ASGD, TorchBridge):
+        @_as(torch.optim.ASGD)
+        def __init__(self) -> None: ...
+
+    class Muon(torch.optim.Muon, TorchBridge):
+        @_as(torch.optim.Muon)
+        def __init__(self) -> None: ...
+
+    class NAdam(torch.optim.NAdam, TorchBridge):
+        @_as(torch.optim.NAdam)
+        def __init__(self) -> None: ...
+
+    class RAdam(torch.optim.RAdam, TorchBridge):
+        @_as(torch.optim.RAdam)
+        def __init__(self) -> None: ...
+
+    class RMSprop(torch.optim.RMSprop, TorchBridge):
+        @_as(torch.optim.RMSprop)
+        def __init__(self) -> None: ...
+
+    class Rprop(torch.optim.Rprop, TorchBridge):
+        @_as(torch.optim.Rprop)
+        def __init__(self) -> None: ...
+
+    class SGD(torch.optim.SGD, TorchBridge):
+        @_as(torch.optim.SGD)
+        def __init__(self) -> None: ...
+
+    class SparseAdam(torch.optim.SparseAdam, TorchBridge):
+        @_as(torch.optim.SparseAdam)
+        def __init__(self) -> None: ...
+
+    class AdaBelief(TorchBridge):
+        @_of(own.adabelief)
+        def __init__(self) -> None: ...
+
+    class AdafactorBigVision(TorchBridge):
+        @_of(own.adafactor_bv)
+        def __init__(self) -> None: ...
+
+    class Adam_mini(TorchBridge):  # noqa: N801
+        @_of(own.adam_mini)
+        def __init__(self) -> None: ...
+
+    class AdamP(TorchBridge):
+        @_of(own.adamp)
+        def __init__(self) -> None: ...
+
+    class AdamWScheduleFree(TorchBridge):
+        @_of(own.schedule_free_adamw)
+        def __init__(self) -> None: ...
+
+    class Adan(TorchBridge):
+        @_of(own.adan)
+        def __init__(self) -> None: ...
+
+    class AdEMAMix(TorchBridge):
+        @_of(own.ademamix)
+        def __init__(self) -> None: ...
+
+    class ADOPT(TorchBridge):
+        @_of(own.adopt)
+        def __init__(self) -> None: ...
+
+    class APOLLOAdamW(TorchBridge):
+        @_of(own.apollo)
+        def __init__(self) -> None: ...
+
+    class CAME(TorchBridge):
+        @_of(own.came)
+        def __init__(self) -> None: ...
+
+    class DAdaptAdam(TorchBridge):
+        @_of(own.dadapt_adam)
+        def __init__(self) -> None: ...
+
+    class Dion(TorchBridge):
+        @_of(own.dion)
+        def __init__(self) -> None: ...
+
+    class DistributedShampoo(TorchBridge):
+        @_of(own.shampoo)
+        def __init__(self) -> None: ...
+
+    class FTRL(TorchBridge):
+        @_of(own.ftrl)
+        def __init__(self) -> None: ...
+
+    class GaLoreAdamW(TorchBridge):
+        @_of(own.galore)
+        def __init__(self) -> None: ...
+
+    class Grams(TorchBridge):
+        @_of(own.grams)
+        def __init__(self) -> None: ...
+
+    class Kron(TorchBridge):
+        @_of(own.kron)
+        def __init__(self) -> None: ...
+
+    class Lamb(TorchBridge):
+        @_of(own.lamb)
+        def __init__(self) -> None: ...
+
+    class LaProp(TorchBridge):
+        @_of(own.laprop)
+        def __init__(self) -> None: ...
+
+    class Lars(TorchBridge):
+        @_of(own.lars)
+        def __init__(self) -> None: ...
+
     class Lion(TorchBridge):
         @_of(own.lion)
+        def __init__(self) -> None: ...
+
+    class MARS(TorchBridge):
+        @_of(own.mars_adamw)
+        def __init__(self) -> None: ...
+
+    class MuonWithAuxAdam(TorchBridge):
+        @_of(own.muon_with_adamw)
+        def __init__(self) -> None: ...
+
+    class NorMuon(TorchBridge):
+        @_of(own.normuon)
+        def __init__(self) -> None: ...
+
+    class NvNovoGrad(TorchBridge):
+        @_of(own.novograd)
+        def __init__(self) -> None: ...
+
+    class Prodigy(TorchBridge):
+        @_of(own.prodigy)
+        def __init__(self) -> None: ...
+
+    class RAdamScheduleFree(TorchBridge):
+        @_of(own.schedule_free_radam)
+        def __init__(self) -> None: ...
+
+    class Scion(TorchBridge):
+        @_of(own.scion)
+        def __init__(self) -> None: ...
+
+    class SGDP(TorchBridge):
+        @_of(own.sgdp)
+        def __init__(self) -> None: ...
+
+    class SGDScheduleFree(TorchBridge):
+        @_of(own.schedule_free_sgd)
+        def __init__(self) -> None: ...
+
+    class SignSGD(TorchBridge):
+        @_of(own.signum)
+        def __init__(self) -> None: ...
+
+    class SOAP(TorchBridge):
+        @_of(own.soap)
+        def __init__(self) -> None: ...
+
+    class SophiaG(TorchBridge):
+        @_of(own.sophia_g)
+        def __init__(self) -> None: ...
+
+    class StableAdamW(TorchBridge):
+        @_of(own.stable_adamw)
+        def __init__(self) -> None: ...
+
+    class Tiger(TorchBridge):
+        @_of(own.tiger)
+        def __init__(self) -> None: ...
+
+    class Yogi(TorchBridge):
+        @_of(own.yogi)
         def __init__(self) -> None: ...

@@ -164,7 +164,7 @@ def _measuring(inner: GradientTransformation) -> Program:
             grad,
             update,
             param,
-            _total(seen.unclipped),
+            functools.reduce(jnp.add, jax.tree.leaves(grad)) if seen.clips_first else _total(seen.unclipped),
             _total(seen.lost),
             groups.map(_first, seen.lr),
             _estimate_in(inner_state),
@@ -192,8 +192,8 @@ class _Observer:
     """What the parts of an optimizer tell of an update."""
 
     def __init__(self, leaves: Leaves) -> None:
-        self._treedef = leaves.treedef
-        self._has_gradient = [g is not None for g in leaves.updates]
+        self._treedef, self._updates = leaves.treedef, leaves.updates
+        self.clips_first = False  # whether what is measured anyway comes to the first clip
         self._lost: dict[Any, list[Any]] = {}  # by the structure that a clip saw
         self.lr: list[Any] = [None] * len(leaves.updates)
         self.unclipped: list[Any] = []  # squares, of what came to the first clip
@@ -207,8 +207,9 @@ class _Observer:
         lr = values.get("lr")
         if lr is not None and leaves.treedef == self._treedef:
             known = _tree.broadcast_prefix(lr, leaves.treedef, owner="with_metrics", name="lr")
-            self.lr = [x if due else None for x, due in zip(known, self._has_gradient, strict=True)]
+            self.lr = [None if g is None else x for x, g in zip(known, self._updates, strict=True)]
         if make in _CLIPS:
+            self.clips_first |= not self._lost and leaves.updates is self._updates
             before, after = (list(map(_square, own)) for own in (leaves.updates, updates))
             self.unclipped = self.unclipped or before
             # Element by element: what clips leave alone is 0, and several of them are one sum.

@@ -1,10 +1,10 @@
-"""The optimizers that torch has not against the packages that they come from: the same runs, and each other's states."""
+"""The optimizers that torch has not, against the packages that they come from: runs, and each other's checkpoints."""
 
 import copy
 import functools
 import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -109,7 +109,7 @@ ROWS = [
     Row("adopt", "timm.optim.Adopt", {"lr": 0.01, "clip_exp": 0.333}),
     Row("adopt", "timm.optim.Adopt", {"lr": 0.01, "clip_exp": 0.25}, {"decouple": True}, {"decoupled": True}),
     Row("came", "came_pytorch.CAME", {"lr": 0.01}),
-    Row("came", "pytorch_optimizer.CAME", {"lr": 0.01}),
+    Row("came", "pytorch_optimizer.CAME", {"lr": 0.01}, loads=False),  # step in its groups
     Row("dadapt_adam", "dadaptation.DAdaptAdam", {"d0": 1e-3}, second=ONE_LR),
     Row(
         "dadapt_adam",
@@ -122,10 +122,10 @@ ROWS = [
     # Without updates of the factors, for which each draws its own random numbers.
     Row(
         "kron",
-        "kron_torch.Kron",
+        "timm.optim.kron.Kron",
         {"lr": 0.01, "preconditioner_update_probability": 1e-9},
         within=FLOAT32,
-        loads=False,  # a schedule of its own in its groups
+        loads=False,  # by other names
     ),
     Row("lamb", "timm.optim.Lamb", {"lr": 0.01}),
     Row("lamb", "timm.optim.Lamb", {"lr": 0.01, "bias_correction": False, "trust_clip": True, "always_adapt": True}),
@@ -188,6 +188,13 @@ ROWS = [
 ELSEWHERE = {"apollo", "dion", "galore", "muon_with_adamw", "normuon", "scion", "shampoo", "sophia_g"}
 LABELS = [row.label for row in ROWS]
 LOADING = [row for row in ROWS if row.loads]
+
+
+@pytest.fixture(autouse=True)
+def eager() -> Iterator[None]:
+    """Without it Kron of timm has its parts compiled."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def base_lr(row: Row) -> float:

@@ -36,13 +36,39 @@ def test_spelling_does_not_count(name: str) -> None:
     assert name in OPTIMIZERS
 
 
+def test_names_of_the_references_classes() -> None:
+    """Among them those that MMEngine registers; they are no further entries."""
+    for name, factory in {
+        "AdamWScheduleFree": funcopt.schedule_free_adamw,
+        "DAdaptAdam": funcopt.dadapt_adam,
+        "GaLoreAdamW": funcopt.galore,
+        "Lion": funcopt.lion,
+        "SophiaG": funcopt.sophia_g,
+        "StableAdamW": funcopt.stable_adamw,
+        "TorchAdafactor": funcopt.adafactor,
+    }.items():
+        assert OPTIMIZERS.get(name) is factory
+        assert name in OPTIMIZERS
+    assert len(OPTIMIZERS) == len(set(OPTIMIZERS)) == len({OPTIMIZERS.get(name) for name in OPTIMIZERS})
+    own = Registry("optimizer", {"adamw": funcopt.adamw}, aliases={"Mine": "adamw"})
+    own.register("Mine")(funcopt.sgd)
+    assert own.get("mine") is funcopt.sgd
+
+
+def test_a_live_optimizer_of_another_packages_class_is_refused() -> None:
+    class Lion(torch.optim.SGD): ...
+
+    with pytest.raises(ValueError, match="live optimizer must be of one of torch's classes, got 'Lion'; build it by n"):
+        build_optimizer(Lion([torch.nn.Parameter(torch.ones(2))], lr=0.1))
+
+
 def test_schedule_names_are_torch_s_too() -> None:
     for name in ("CosineAnnealingLR", "cosine_annealing_lr", "cosineannealinglr"):
         assert SCHEDULES.get(name) is schedules.cosine_annealing_lr
     assert "nothing" not in SCHEDULES
     assert 3 not in SCHEDULES
     assert len(SCHEDULES) == len(list(SCHEDULES))
-    assert repr(OPTIMIZERS).startswith("Registry of optimizers: adadelta, ")
+    assert repr(OPTIMIZERS).startswith("Registry of optimizers: adabelief, adadelta, ")
 
 
 def registry() -> Registry:

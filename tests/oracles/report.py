@@ -113,10 +113,9 @@ def lines() -> Iterator[str]:
         oracle, difference = oracle_of(found)
         shown = "" if difference is None else f"{difference:.0e}"
         keys = ", ".join(f"`{key}`" for key in found.state_keys)
-        yield (
-            f"| [{name}](#{name}) | {torch_name(found)} | {kind_of(found)} | {bytes_of(found):.3g} | {keys} | {oracle} | "
-            f"{shown} |"
-        )
+        size = f"{bytes_of(found):.3g}" if bytes_of(found) > 1e-4 else "0"
+        cells = f"[{name}](#{name})", torch_name(found), kind_of(found), size, keys, oracle, shown
+        yield f"| {' | '.join(cells)} |"
     for name, found in funcopt.algorithms().items():
         title, formula = document(found)
         yield f"\n## {name}\n\n{title}\n"

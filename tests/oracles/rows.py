@@ -7,4 +7,11 @@ import rows_norms
 import rows_preconditioned
 import rows_wrapped
 
-ROWS = [*rows_elementwise.ROWS, *rows_global.ROWS, *rows_wrapped.ROWS, *rows_matrix.ROWS, *rows_norms.ROWS, *rows_preconditioned.ROWS]
+ROWS = [
+    *rows_elementwise.ROWS,
+    *rows_global.ROWS,
+    *rows_wrapped.ROWS,
+    *rows_matrix.ROWS,
+    *rows_norms.ROWS,
+    *rows_preconditioned.ROWS,
+]

@@ -228,7 +228,13 @@ ROWS = [
     Row(
         "shampoo",
         blocked_shampoo,
-        {"betas": (0.9, 0.99), "grafting_beta2": 0.99, "epsilon": 1e-4, "grafting_epsilon": 1e-8, "max_preconditioner_dim": 3},
+        {
+            "betas": (0.9, 0.99),
+            "grafting_beta2": 0.99,
+            "epsilon": 1e-4,
+            "grafting_epsilon": 1e-8,
+            "max_preconditioner_dim": 3,
+        },
         {"size": 3, "b2": 0.99, "eps": 1e-4},
         shapes=((6, 4), (5,), (4, 7), (3,), (4, 3, 2)),
         name="blocks",

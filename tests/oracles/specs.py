@@ -6,8 +6,9 @@ update from 1, `lr` this update's learning rate, `wd` the weight decay; capitals
 is its common state. The result is the new parameter.
 """
 
-# ruff: noqa: B905, D403, E501, E731, RUF005
-# pyright: basic
+# ruff: noqa: B905, D403, E731, RUF005
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportOperatorIssue=false
+# pyright: reportOptionalCall=false, reportOptionalMemberAccess=false, reportOptionalOperand=false
 
 import math
 
@@ -499,7 +500,8 @@ def adamw8bit(p, g, s, t, lr, wd=1e-2, b1=0.9, b2=0.999, eps=1e-8):
 def kron(p, g, s, t, lr, wd=0.0, b1=0.9, plr=0.1, V=None, update=True):
     """V: this step's standard normal matrix. With update=False (no preconditioner update this step) V is not drawn.
 
-    Either may be a function, of the call number and the shape, and of the call number."""
+    Either may be a function, of the call number and the shape, and of the call number.
+    """
     V = V(t, p.shape) if callable(V) else V
     update = update(t) if callable(update) else update
     if t == 1:
@@ -513,7 +515,9 @@ def kron(p, g, s, t, lr, wd=0.0, b1=0.9, plr=0.1, V=None, update=True):
         return norm(A @ (x / norm(x))) * a
 
     if update:
-        m = m + sqrt(float(np.finfo(np.float32).eps)) * np.abs(m).mean() * V  # in place: the step below sees the noise too
+        m = (
+            m + sqrt(float(np.finfo(np.float32).eps)) * np.abs(m).mean() * V
+        )  # in place: the step below sees the noise too
         Ql, Qr = s["Q"]
         A = Ql @ m @ Qr.T
         B = np.linalg.inv(Ql).T @ V @ np.linalg.inv(Qr)
@@ -623,7 +627,8 @@ def apollo(
 ):
     """B: this period's random projection, N(0, 1/rank), (rank, columns) for tall matrices, (rows, rank) for wide ones.
 
-    It may be a function of the call number and the parameter's shape."""
+    It may be a function of the call number and the parameter's shape.
+    """
     B = B(t, p.shape) if callable(B) else B
     tall = p.shape[0] >= p.shape[1]
     x = g @ B.T if tall else B.T @ g

@@ -122,24 +122,26 @@ def test_refused() -> None:
     chain = funcopt.chain(funcopt.clip_by_global_norm(1.0), funcopt.adamw(0.1))
     with pytest.raises(TypeError, match=r"cautious: inner must be an optimizer .* chain\(clip, cautious\(adamw"):
         funcopt.cautious(chain)
-    with pytest.raises(TypeError, match="mars: inner must be an optimizer that is defined by one rule.* got lbfgs"):
+    with pytest.raises(TypeError, match=r"mars: inner must be an optimizer that is defined by one rule.* got lbfgs"):
         funcopt.mars(funcopt.lbfgs)
-    with pytest.raises(TypeError, match="lookahead: .* has sync_period, slow_step_size, slow_from already"):
+    with pytest.raises(TypeError, match=r"lookahead: .* has sync_period, slow_step_size, slow_from already"):
         funcopt.lookahead(funcopt.lookahead(funcopt.radam))
     with pytest.raises(TypeError, match="cautious: unknown argument flor, it takes floor; did you mean 'floor'"):
         funcopt.cautious(funcopt.lion, flor=0.1)
     with pytest.raises(ValueError, match=r"cautious: floor must be in \(0, 1\], got 0"):
         funcopt.cautious(funcopt.lion, floor=0.0)
-    with pytest.raises(ValueError, match="mars.*: inner must be an optimizer with betas or momentum"):
+    with pytest.raises(ValueError, match=r"mars.*: inner must be an optimizer with betas or momentum"):
         funcopt.mars(funcopt.adagrad(0.1))
-    with pytest.raises(ValueError, match="schedule_free.*: inner must be an optimizer whose update is a multiple of"):
+    with pytest.raises(ValueError, match=r"schedule_free.*: inner must be an optimizer whose update is a multiple of"):
         funcopt.schedule_free(funcopt.prodigy())
     for final in (funcopt.schedule_free_sgd(), funcopt.asgd(0.1), funcopt.lookahead(funcopt.sgd(0.1))):
-        with pytest.raises(ValueError, match="cautious.*: inner must be an optimizer whose update may be changed"):
+        with pytest.raises(ValueError, match=r"cautious.*: inner must be an optimizer whose update may be changed"):
             funcopt.cautious(final)
-    with pytest.raises(ValueError, match="lookahead.*: inner must be an optimizer whose update may be changed"):
+    with pytest.raises(ValueError, match=r"lookahead.*: inner must be an optimizer whose update may be changed"):
         funcopt.lookahead(funcopt.asgd(0.1))
-    with pytest.raises(ValueError, match=r"mars_twice.*: inner must be one that does not keep last_grad, got 'MarsAdamState"):
+    with pytest.raises(
+        ValueError, match=r"mars_twice.*: inner must be one that does not keep last_grad, got 'MarsAdamState"
+    ):
         mars_twice(funcopt.mars(funcopt.adam(0.1))).init(PARAMS)
 
 

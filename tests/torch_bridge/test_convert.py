@@ -144,7 +144,7 @@ def test_errors() -> None:
         (unnamed, None, "names must be given, as the groups have no param_names"),
         (unnamed, ["a"], "names must be 3 names, one per parameter"),
         (unnamed, ["a", "b", "c"], "names must be among the parameters head.weight, stem.bias, stem.weight, got 'a'"),
-        (other, None, "parameter 'stem.weight' must have the state 'exp_avg', got momentum_buffer"),
+        (other, None, "parameter 'stem.weight' must have the state 'step', got momentum_buffer"),
     ]
     for state_dict, names, message in cases:
         with pytest.raises(ValueError, match=message):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_db
 
+import funcopt
 from funcopt import TorchBridge
 from funcopt.torch_bridge import optim
 
@@ -230,14 +231,67 @@ def test_type_checkers_see_the_classes_that_there_are() -> None:
     """The classes are made in a loop; what type checkers are told is a list beside it."""
     source = ast.parse(inspect.getsource(optim))
     told = {
-        node.name
+        node.name: ast.unparse(node.body[0].decorator_list[0])
         for block in source.body
         if isinstance(block, ast.If)
         for node in block.body
-        if isinstance(node, ast.ClassDef)
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     }
-    made = {
-        name for name, value in vars(optim).items() if isinstance(value, type) and value.__module__ == optim.__name__
+    here = {name: value for name, value in vars(optim).items() if getattr(value, "__module__", "") == optim.__name__}
+    made = {name for name, value in here.items() if isinstance(value, type) and not name.startswith("_")}
+    assert told == {
+        name: f"_of(own.{OWN[name].__name__})" if name in OWN else f"_as(torch.optim.{name})" for name in made
     }
-    assert told == {name for name in made if not name.startswith("_")}
-    assert len(told) == 14
+    assert len(told) == 14 + len(OWN)
+
+
+OWN = {
+    own.factory.keys.torch_class: own.factory
+    for own in funcopt.algorithms().values()
+    if getattr(own.factory, "keys", None) and own.factory.keys.torch_class
+}
+"""What torch.optim has not, by the name of its class."""
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_class_takes_the_arguments_of_the_function(name: str) -> None:
+    """By position and by name, and the bridge's by name; the docstring says all of them."""
+    given, cls = inspect.signature(OWN[name]).parameters, getattr(optim, name)
+    shown = inspect.signature(cls).parameters
+    assert [*shown] == ["params", *given, *OF_THE_BRIDGE]
+    assert [p for n, p in shown.items() if n in given] == [*given.values()]
+    assert all(shown[n].kind is inspect.Parameter.KEYWORD_ONLY for n in OF_THE_BRIDGE)
+    assert f"Run by `funcopt.{OWN[name].__name__}`." in cls.__doc__
+    assert all(f"    {argument}: " in cls.__doc__ for argument in ("params", *given))
+    optimizer = cls([torch.nn.Parameter(torch.zeros(4, 4))], engine="torch", foreach=True)
+    assert isinstance(optimizer, TorchBridge)
+    assert type(copy.deepcopy(optimizer)) is type(optimizer)
+    assert optimizer.engine.name == "torch"
+
+
+OF_THE_BRIDGE = ("engine", "compiled", "differentiable", "capturable", "foreach", "fused")
+
+
+def test_arguments_by_position() -> None:
+    group = optim.Lion(parameters(), 0.1, (0.5, 0.25), 0.125).param_groups[0]
+    assert (group["lr"], group["betas"], group["weight_decay"]) == (0.1, (0.5, 0.25), 0.125)
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "message"),
+    [
+        ((0.1, (0.9, 0.99), 0.0, True), {}, "Lion: too many positional arguments; it takes lr, betas, weight_decay, m"),
+        ((0.1,), {"lr": 0.1}, "Lion: multiple values for argument 'lr'; it takes lr, "),
+        ((), {"beta": 0.9}, "lion has no argument beta; did you mean betas"),
+    ],
+)
+def test_wrong_arguments(args: Any, kwargs: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        optim.Lion(parameters(), *args, **kwargs)
+
+
+def test_values_are_checked_in_all_groups() -> None:
+    with pytest.raises(ValueError, match="lion: lr must be >= 0, got -1"):
+        optim.Lion(parameters(), -1.0)
+    with pytest.raises(ValueError, match="parameter group 1: lion: lr must be >= 0, got -1"):
+        optim.Lion([{"params": parameters()}, {"params": parameters(), "lr": -1.0}])

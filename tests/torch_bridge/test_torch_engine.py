@@ -104,6 +104,35 @@ def test_random_keys_are_those_of_jax() -> None:
     assert all(key.dtype == torch.int32 and torch.equal(key, keys[0]) for key in keys)
 
 
+@pytest.mark.parametrize(
+    ("factory", "options", "function", "due"),
+    [
+        (funcopt.soap, {"precondition_frequency": 3}, "eigh", [0]),
+        (funcopt.soap, {"precondition_frequency": 3}, "qr", [3, 6]),
+        (funcopt.galore, {"rank": 1, "update_proj_gap": 3}, "svd", [0, 3, 6]),
+        (funcopt.shampoo, {"precondition_frequency": 3}, "eigh", [2, 5]),
+        (funcopt.kron, {"preconditioner_update_probability": 0.3}, "solve_triangular", [3, 7]),
+    ],
+)
+def test_what_is_not_due_is_not_computed(
+    factory: Any, options: dict[str, Any], function: str, due: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Conditions on counts are decided before anything runs."""
+    params = make_parameters([(4, 3)])
+    optimizer = TorchBridge(params, factory, lr=0.01, engine="torch", **options)
+    inner, steps = getattr(torch.linalg, function), []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        steps.append(step)
+        return inner(*args, **kwargs)
+
+    monkeypatch.setattr(torch.linalg, function, counted)
+    for step in range(8):
+        set_gradients(params, step)
+        optimizer.step()
+    assert sorted(set(steps)) == due
+
+
 @pytest.mark.parametrize("name", ["AdamW", "SGD", "NAdam", "recipe", "Adafactor"])
 def test_engines_take_turns(name: str) -> None:
     """State and checkpoints are the same under both."""

@@ -26,7 +26,6 @@ from funcopt.torch_bridge.engines._operations import (
 from funcopt.torch_bridge.engines._operations import Operand as Name
 from funcopt.torch_bridge.engines._products import rounded_products
 
-
 _NEUTRAL = {"reduce_sum": "0", "reduce_max": "-inf", "reduce_min": "inf"}
 """What an element counts as that is only there to fill a row, or whose parameter has no gradient."""
 
@@ -494,6 +493,8 @@ def functional(
     converted = _numbers(writer, found.numbers)
     for i, value in enumerate(arrays):
         writer.names[value] = Name(f"a{i}")
+    made = {x for op in found.ops for x in op.outputs}.difference(outputs)
+    last = {x: op for op in found.ops for x in op.inputs}
     crossing = False
     for op in found.ops:
         if op.name == TOTAL:
@@ -503,6 +504,10 @@ def functional(
             writer.lines.append(f"{names}, = yield [{own}], _joins[{_index(found.ops, op)}]")
         else:
             writer.assign(op)
+        # What nobody reads any more makes room: memory that is asked for anew costs more than a pass over it.
+        over = dict.fromkeys(x for x in op.inputs if isinstance(x, Value) and last[x] is op and x in made)
+        if over:
+            writer.lines.append(f"del {', '.join(str(writer.name(x)) for x in over)}")
     lent = set(arrays)
     for op in found.ops:
         if op.name in VIEWS and op.inputs[0] in lent:

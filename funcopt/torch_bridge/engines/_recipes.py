@@ -25,6 +25,9 @@ from funcopt.torch_bridge.engines._segments import NotByRows, Traced
 _LANES = 64
 """Elements of what stands for any parameter; a number, since sizes have to be."""
 
+_CHUNK = 16_384
+"""Elements of a large parameter that are measured at a time: XLA starts no threads for so few, and caches hold them."""
+
 DUE, FRESH = 0, 1
 """The first of a segment's numbers: whether it has a gradient, and whether its state is new."""
 
@@ -100,18 +103,23 @@ class Elementwise(_Keyed):
         self._dtype, self._grad_dtype, self._given = np.dtype(dtype), np.dtype(grad_dtype), given
         self._key = binding.key, found, self._dtype, self._grad_dtype, given, joined, wide
 
-    def run(self, shared: Any, donated: Any, given: Any, own: Any, *, apart: bool, alone: bool) -> _segments.Run:
-        """The update of all segments: see `_segments.run`."""
+    def run(
+        self, shared: Any, donated: Any, given: Any, own: Any, *, apart: bool, alone: bool, measure: bool, cpu: bool
+    ) -> _segments.Run:
+        """The update of all segments, or what it is like: see `_segments.run`."""
         del alone
         grads, rows = given
+        width = donated[0].shape[-1]
         return _segments.run(
-            traced(self, donated[0].shape[-1]),
+            traced(self, width),
             shared,
             own,
             [grads, *donated],
             rows,
             own[:, DUE] if self._joined else None,
             apart=apart,
+            measure=measure,
+            chunk=traced(self, min(width, _CHUNK)) if measure and cpu else None,
         )
 
     def trace(self, width: int) -> Traced:
@@ -244,9 +252,11 @@ class Whole(_Keyed):
         self._binding, self._classes, self._keys, self._given = binding, tuple(classes), tuple(keys), given
         self._key = binding.key, self._classes, self._keys, given
 
-    def run(self, shared: Any, donated: Any, given: Any, own: Any, *, apart: bool, alone: bool) -> _segments.Run:
-        """The update: new parameters and the state's leaves."""
-        del apart, donated, own
+    def run(
+        self, shared: Any, donated: Any, given: Any, own: Any, *, apart: bool, alone: bool, measure: bool, cpu: bool
+    ) -> _segments.Run:
+        """The update: new parameters and the state's leaves. What it is like is among these."""
+        del apart, measure, cpu, donated, own
         numbers, due, *trees = given
         flat, treedef = jax.tree.flatten(trees)
         shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in flat]

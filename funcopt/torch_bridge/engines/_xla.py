@@ -51,6 +51,7 @@ class _Key(NamedTuple):
     own: tuple[tuple[int, ...], ...]  # shapes
     shared: int  # numbers
     device: Device
+    measure: bool = False  # whether it only says what the update is like
 
 
 class Engine:
@@ -66,12 +67,12 @@ class Engine:
     def __init__(self, device: Device) -> None:
         self.device = device
         self.used: set[Any] = set()  # the programs' keys
-        self._last: tuple[Any, Any] = (None, None)
+        self._last: dict[bool, tuple[Any, Any]] = {}  # by whether it measures: a key, and its program
 
     @property
     def program(self) -> jax.stages.Compiled:
         """What ran last."""
-        return self._last[1]
+        return self._last[False][1]
 
     @contextlib.contextmanager
     def precision(self) -> Iterator[None]:
@@ -131,16 +132,26 @@ class Engine:
         )
         # A check of the result would come too late for what was overwritten.
         with self.precision(), jax.debug_nans(False), jax.debug_infs(False):
-            if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
-                results = _update(donated, given, numbers, key=key, apart=False)
-            else:
-                if key != self._last[0]:
-                    self._last = key, self._program(key, donated, given, numbers)
-                results = self._last[1](donated, given, numbers)
-            arrays, returned = jax.block_until_ready(results)
-            returned = np.asarray(returned)
-        ends = itertools.accumulate(part.returned + len(part.own) * part.measured for part in parts)
-        return [_updated(part, own, returned[:end]) for part, own, end in zip(parts, arrays, ends, strict=True)]
+            # By a program of its own, so that the update is the same one with and without.
+            measuring = any(part.measured for part in parts)
+            measured = self._run(key._replace(measure=True), donated, given, numbers)[1] if measuring else np.zeros(0)
+            results = self._run(key, donated, given, numbers)
+            (arrays, returned), measured = jax.block_until_ready((results, measured))
+            returned, measured = np.asarray(returned), np.asarray(measured)
+        ends = itertools.accumulate(part.returned for part in parts)
+        sizes = itertools.accumulate(len(part.own) * part.measured for part in parts)
+        return [
+            Updated(own, returned[end - part.returned : end], _measurement(part, measured[:size]))
+            for part, own, end, size in zip(parts, arrays, ends, sizes, strict=True)
+        ]
+
+    def _run(self, key: _Key, *arguments: Any) -> tuple[Any, Any]:
+        if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+            return _update(*arguments, key=key, apart=False)
+        known = self._last.get(key.measure)
+        if known is None or key != known[0]:
+            known = self._last[key.measure] = key, self._program(key, *arguments)
+        return known[1](*arguments)
 
     def _program(self, key: _Key, *arguments: Any) -> Any:
         self.used.add(key)
@@ -149,7 +160,7 @@ class Engine:
     def _compile(self, key: _Key, *arguments: Any) -> Any:
         """The program: on the CPU with merged loops, or as it is where XLA does not merge them."""
         plain = any(isinstance(recipe, Whole) for recipe in key.recipes) or self.device.platform != "cpu"
-        if plain:
+        if plain or key.measure:
             return _jit(key, apart=False).lower(*arguments).compile()
         merged = _fusion.compile_merging(_jit(key, apart=True).lower(*arguments))
         if _fusion.moves_little(merged):
@@ -182,14 +193,12 @@ class Engine:
             return _programs[key]
 
 
-def _updated(part: Part, arrays: Any, numbers: np.ndarray) -> Updated:
-    """What became of a part, whose numbers are the last ones."""
-    size = len(part.own) * part.measured
-    numbers, measured = np.split(numbers[len(numbers) - part.returned - size :], [part.returned])
-    if not size:
-        return Updated(arrays, numbers)
-    segments = np.arange(len(part.own))
-    return Updated(arrays, numbers, Measurement(segments, [*measured.reshape(len(segments), -1).T]))
+def _measurement(part: Part, numbers: np.ndarray) -> Measurement | None:
+    """What is measured of a part, whose numbers are the last ones."""
+    if not part.measured:
+        return None
+    own = numbers[-len(part.own) * part.measured :].reshape(-1, part.measured)
+    return Measurement(np.arange(len(part.own)), [*own.T])
 
 
 def _jit(key: _Key, *, apart: bool) -> Any:
@@ -198,7 +207,7 @@ def _jit(key: _Key, *, apart: bool) -> Any:
 
     # Donated arguments and their results stand in the same order: XLA pairs arrays of one shape by their places. None
     # is left out, not even one that the update ignores: its memory is to be that of a result.
-    return jax.jit(update, donate_argnums=0, keep_unused=True)
+    return jax.jit(update, donate_argnums=() if key.measure else 0, keep_unused=True)
 
 
 def _update(donated: Any, given: Any, numbers: Any, *, key: _Key, apart: bool) -> tuple[list[Any], jax.Array]:
@@ -206,12 +215,22 @@ def _update(donated: Any, given: Any, numbers: Any, *, key: _Key, apart: bool) -
     ends = np.cumsum([key.shared, *map(math.prod, key.own)])
     shared, *own = jnp.split(jnp.asarray(numbers), ends[:-1])
     runs: list[Any] = [
-        recipe.run(shared, old, further, numbers.reshape(shape), apart=apart, alone=len(key.recipes) == 1)
+        recipe.run(
+            shared,
+            old,
+            further,
+            numbers.reshape(shape),
+            apart=apart,
+            alone=len(key.recipes) == 1,
+            measure=key.measure,
+            cpu=key.device.platform == "cpu",
+        )
         for recipe, old, further, numbers, shape in zip(key.recipes, donated, given, own, key.own, strict=True)
     ]
     results = _segments.lockstep(runs)
     found = [x for result in results for x in result.numbers]
-    return [result.arrays for result in results], jnp.concatenate([jnp.zeros(0), *map(jnp.ravel, found)])
+    arrays = [result.arrays for result in results] if not key.measure else []
+    return arrays, jnp.concatenate([jnp.zeros(0), *map(jnp.ravel, found)])
 
 
 def forget_programs() -> None:

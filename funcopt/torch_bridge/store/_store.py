@@ -707,7 +707,8 @@ class Store:
         self._engine_for([p])
         part = self._whole_part([Member(p, None, group, 0)], Given(False, False))
         same = next(own for own in part.form.units if own.name == unit.name)
-        return torch.as_tensor(np.asarray(part.first(same)))
+        value = part.first(same)
+        return value.clone() if isinstance(value, torch.Tensor) else torch.tensor(np.asarray(value))
 
     def units(self, group: int, p: torch.Tensor) -> list[Unit]:
         """What the state of a parameter consists of."""

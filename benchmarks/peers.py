@@ -1,0 +1,134 @@
+"""The optimizers that torch has not, against the fastest implementations that there are: `python -m benchmarks.peers`.
+
+Each peer and the bridge step in turn over the same shapes with the same gradients; what is shown are ratios of medians,
+above 1 where the bridge is faster. It needs the `clients` extra.
+"""
+
+import argparse
+import importlib
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from benchmarks._bridge import Problem
+from benchmarks._workloads import WORKLOADS, Shape
+from funcopt.torch_bridge import optim
+
+
+class Peer(NamedTuple):
+    """A class of a package, and arguments that make it as fast as it can be."""
+
+    path: str
+    options: Mapping[str, Any] = {}
+
+
+class Case(NamedTuple):
+    """A class of `torch_bridge.optim`, and who has the algorithm, too."""
+
+    ours: str
+    options: Mapping[str, Any]
+    peers: tuple[Peer, ...]
+    matrices: bool = False  # whether it is of products of matrices
+
+
+def _each(*paths: str) -> tuple[Peer, ...]:
+    return tuple(map(Peer, paths))
+
+
+CASES = (
+    Case(
+        "AdamWScheduleFree",
+        {"lr": 1e-3},
+        (Peer("schedulefree.AdamWScheduleFree", {"foreach": True}), Peer("heavyball.SFAdamW")),
+    ),
+    Case("SGDScheduleFree", {"lr": 1e-2}, (Peer("schedulefree.SGDScheduleFree", {"foreach": True}),)),
+    Case(
+        "Lion",
+        {"lr": 1e-4, "weight_decay": 0.1},
+        (
+            *_each("lion_pytorch.Lion", "timm.optim.Lion"),
+            Peer("optimi.Lion", {"foreach": True}),
+        ),
+    ),
+    Case("Prodigy", {}, (Peer("prodigyopt.Prodigy"),)),
+    Case("Lamb", {"lr": 1e-3}, _each("timm.optim.Lamb")),
+    Case("Lars", {"lr": 1e-1, "momentum": 0.9, "weight_decay": 1e-4}, _each("timm.optim.Lars")),
+    Case("StableAdamW", {"lr": 1e-3}, (Peer("optimi.StableAdamW", {"foreach": True}),)),
+    Case("Adan", {"lr": 1e-3}, (*_each("timm.optim.Adan"), Peer("optimi.Adan", {"foreach": True}))),
+    Case("AdEMAMix", {"lr": 1e-3}, _each("pytorch_optimizer.AdEMAMix", "heavyball.AdEMAMix")),
+    Case("ADOPT", {"lr": 1e-3}, _each("timm.optim.Adopt")),
+    Case("Muon", {"lr": 1e-3}, _each("torch.optim.Muon"), matrices=True),
+    Case("SOAP", {"lr": 1e-3}, _each("pytorch_optimizer.SOAP", "heavyball.SOAP"), matrices=True),
+)
+
+
+def is_matrix(shape: Shape) -> bool:
+    return len(shape) == 2 and max(shape) <= 4096
+
+
+def medians(runs: Mapping[str, Callable[[], Any]], problem: Problem, seconds: float) -> dict[str, float]:
+    """Seconds of a step; the candidates take turns."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    start, turn = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds or turn < 4:
+        problem.write_gradients(turn)
+        for name, step in runs.items():
+            before = time.perf_counter()
+            step()
+            times[name].append(time.perf_counter() - before)
+        turn += 1
+    return {name: statistics.median(own[1:]) for name, own in times.items()}
+
+
+def measure(case: Case, workload: str, seconds: float) -> dict[str, float]:
+    shapes = WORKLOADS[workload]
+    problem = Problem(shapes.only(is_matrix) if case.matrices else shapes, torch.device("cpu"))
+    optimizers: dict[str, Any] = {"funcopt": getattr(optim, case.ours)(problem.params(), **case.options)}
+    for peer in case.peers:
+        module, _, name = peer.path.rpartition(".")
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError):
+            continue
+        options = {key: value for key, value in case.options.items() if key != "weight_decay" or case.ours != "Lamb"}
+        optimizers[peer.path] = found(problem.params(), **options, **peer.options)
+    problem.write_gradients(0)
+    for own in optimizers.values():
+        if hasattr(own, "train"):
+            own.train()
+        own.step()
+        own.step()
+    return medians({name: own.step for name, own in optimizers.items()}, problem, seconds)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [case.ours for case in CASES]
+    parser.add_argument("--cases", nargs="*", choices=names, default=names, metavar="CLASS")
+    parser.add_argument("--workloads", nargs="*", choices=sorted(WORKLOADS), default=["resnet50", "gpt2-small"])
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each comparison (default: %(default)s)")
+    args = parser.parse_args()
+    print("| class | shapes | ms | fastest of the others | ms | ratio |\n|---|---|---|---|---|---|")
+    for case in CASES:
+        for workload in args.workloads if case.ours in args.cases else ():
+            found = measure(case, "gpt2-block" if case.matrices else workload, args.seconds)
+            own = found.pop("funcopt")
+            if not found:
+                continue
+            best = min(found, key=lambda name: found[name])
+            print(
+                f"| {case.ours} | {workload if not case.matrices else 'gpt2-block'} | {1e3 * own:.1f} | {best} | "
+                f"{1e3 * found[best]:.1f} | {found[best] / own:.2f} |",
+                flush=True,
+            )
+            if case.matrices:
+                break
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
