@@ -25,7 +25,7 @@ from funcopt._checks import ANY_NUMBER
 from funcopt._numerics import norm, normal, number_of, root, undivided
 from funcopt._tree import refuse_unless_real
 from funcopt.algorithms._adam import step_correction
-from funcopt.algorithms._galore import Count, Projector, Rank, no_projector, project, singular_vectors
+from funcopt.algorithms._galore import Count, Projector, Rank, no_projector, project, projected_zeros, singular_vectors
 from funcopt.frame import descend
 from funcopt.kinds import Flag, FloatBetas, NonNegative, choice, integer
 from funcopt.rule import Keys, Rule, direction, transformation
@@ -93,9 +93,8 @@ def apollo(
 
     def init(p: jax.Array) -> ApolloState:
         projector = no_projector(p, min(rank, *p.shape) if proj == "svd" and p.ndim == 2 else rank)
-        x = jax.eval_shape(project, p, projector)
         limit = None if disable_nl or p.ndim != 2 or rank == 0 else number_of(p)
-        return ApolloState(0, jnp.zeros(x.shape, x.dtype), jnp.zeros(x.shape, x.dtype), projector, limit)
+        return ApolloState(0, projected_zeros(p, projector), projected_zeros(p, projector), projector, limit)
 
     def drawn(t: Any, like: Projector) -> Projector:
         left, right = (None if x is None else normal(seed, t, x.shape, x.dtype) / rank**0.5 for x in like)

@@ -54,6 +54,17 @@ def project_back(x: jax.Array, projector: Projector) -> jax.Array:
     return x if right is None else x @ right
 
 
+def projected_zeros(p: jax.Array, projector: Projector) -> jax.Array:
+    """Zeros for what a parameter's gradient is projected to."""
+    left, right = projector
+    shape = list(p.shape)
+    if left is not None:
+        shape[0] = left.shape[1]
+    if right is not None:
+        shape[1] = right.shape[0]
+    return jnp.zeros(shape, p.dtype)
+
+
 def no_projector(p: jax.Array, rank: int, proj_type: str | None = "std") -> Projector:
     """Zeros for the projector of a parameter, which is none with rank 0 and for what is no matrix."""
     if p.ndim != 2 or rank == 0:
@@ -126,8 +137,7 @@ def galore(
 
     def init(p: jax.Array) -> GaloreState:
         projector = no_projector(p, min(rank, *p.shape) if p.ndim == 2 else rank, proj_type)
-        x = jax.eval_shape(project, p, projector)
-        return GaloreState(0, jnp.zeros(x.shape, x.dtype), jnp.zeros(x.shape, x.dtype), projector)
+        return GaloreState(0, projected_zeros(p, projector), projected_zeros(p, projector), projector)
 
     def update(g: jax.Array, s: GaloreState) -> tuple[jax.Array, GaloreState]:
         projector, projects = s.projector, g.ndim == 2 and rank > 0

@@ -44,7 +44,7 @@ def build_optimizer(
     | an `OPTIMIZER` section (`NAME`, `LEARNING_RATE`, ...), or a config with one | SCEPTER |
     | a tree with `TRAIN.OPTIMIZER` | Swin |
     | "adamw", or `dict(opt="adamw", ...)`, or argparse's namespace; no decay for biases and norms | timm |
-    | `TrainingArguments`, or a dict of its fields (`optim`, `learning_rate`, ...), with the Trainer's groups | Hugging Face |
+    | `TrainingArguments`, or a dict of its fields (`optim`, `learning_rate`, ...) | Hugging Face |
     | a class such as `torch.optim.AdamW`, or a function such as `funcopt.adamw` | torch, funcopt |
     | a torch optimizer; its state is taken over | torch |
     | a path to a YAML or JSON file with one of the dicts | |
@@ -53,7 +53,7 @@ def build_optimizer(
         cfg: the config.
         model_or_params: a torch module, (named) tensors, or a pytree; not needed for a torch optimizer.
         steps_per_epoch: if given, the schedule that a whole config has (`param_scheduler`, `LR_SCHEDULER`, `sched`,
-            `lr_scheduler_type`) is part of the optimizer. A `ReduceOnPlateauLR` in it reads `update(..., value=metric)`.
+            `lr_scheduler_type`) is part of the optimizer. `ReduceOnPlateauLR` in it reads `update(..., value=metric)`.
         **hyperparams: what is not in the config, or replaces it. A mapping with a `type` is a schedule.
 
     Returns:
@@ -131,8 +131,9 @@ def _as_config(cfg: Any, hyperparams: dict[str, Any]) -> dict[str, Any]:
     if callable(cfg) and not isinstance(cfg, Mapping):
         name = cfg.__name__ if getattr(cfg, "__name__", "") in OPTIMIZERS else cfg
         return {"type": name, **hyperparams}
-    is_script = isinstance(cfg, argparse.Namespace) and hasattr(cfg, "opt")
-    config = read_config(timm.of_script(cfg) if is_script else huggingface.of_arguments(cfg))
+    if isinstance(cfg, argparse.Namespace) and hasattr(cfg, "opt"):
+        cfg = timm.of_script(cfg)
+    config = read_config(huggingface.of_arguments(cfg))
     if not isinstance(config, Mapping):
         raise TypeError(f"build_optimizer: cfg must be a config, a name or an optimizer, got {cfg!r}")
     config = dict(config)

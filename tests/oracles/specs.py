@@ -603,8 +603,8 @@ def sam_point(P, G, rho=0.05, adaptive=False):  # where the second gradient is t
 
 
 def galore_adamw(p, g, s, t, lr, wd=0.0, b1=0.9, b2=0.999, eps=1e-6, rank=2, gap=200, scale=1.0, svd=np.linalg.svd):
+    tall = p.ndim == 2 and p.shape[0] >= p.shape[1]
     if p.ndim == 2:
-        tall = p.shape[0] >= p.shape[1]
         if (t - 1) % gap == 0:  # basis of the CURRENT gradient; m and v are not turned
             U, _, Vt = svd(g, full_matrices=False)
             s["B"] = Vt[:rank] if tall else U[:, :rank]

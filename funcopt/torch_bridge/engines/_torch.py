@@ -23,7 +23,7 @@ from funcopt.torch_bridge.engines._compiled import run_compiled
 from funcopt.torch_bridge.engines._elements import elements_of
 from funcopt.torch_bridge.engines._engine import Part, Updated
 from funcopt.torch_bridge.engines._kept import kept
-from funcopt.torch_bridge.engines._lowering import Lowered, Operand, decided, deciding, lower, run_host, split
+from funcopt.torch_bridge.engines._lowering import Lowered, Operand, decided, deciding, lower, needed, run_host, split
 from funcopt.torch_bridge.engines._memory import Memory, TorchMemory
 from funcopt.torch_bridge.engines._operations import Op, Value
 from funcopt.torch_bridge.engines._recipes import Whole
@@ -147,11 +147,12 @@ class WholeCode:
         self.structure = structure
         self._lowered, self._tensors, self._places = lowered, tensors, places
         found = split(lowered.ops, lowered.outputs, given)
-        self.host = found.host
         self._deciding = deciding(found.ops, found.numbers)
+        self._host = needed(found.host, self._deciding)  # what decides
 
-    def chosen(self, known: Mapping[Value, Any]) -> tuple[Functional, list[Operand]]:
+    def chosen(self, given: Mapping[Value, Any]) -> tuple[Functional, list[Operand]]:
         """The code for some numbers, and its results."""
+        known = run_host(self._host, dict(given)) if self._deciding else {}
         choices = {x: int(known[x]) for x in self._deciding}
         return kept((self, *choices.values()), lambda: self._write(choices))
 
@@ -189,8 +190,9 @@ def _run_whole(part: Part, shared: np.ndarray, own: WholeCode) -> Run:
     tensors = [
         x.held if isinstance(x, Unsigned) else x for x, is_host in zip(leaves, own.is_host, strict=True) if not is_host
     ]
-    known = run_host(own.host, dict(zip(own.given, [*shared, *numbers, *due, *hosts], strict=True)))
-    code, outputs = own.chosen(known)
+    given = dict(zip(own.given, [*shared, *numbers, *due, *hosts], strict=True))
+    code, outputs = own.chosen(given)
+    known = run_host(code.host, dict(given))
     device = tensors[0].device
     results = code.run(tensors, [np.asarray(known[x]).item() for x in code.numbers], device)
     if isinstance(results, Generator):
