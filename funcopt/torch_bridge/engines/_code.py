@@ -26,7 +26,7 @@ from funcopt.torch_bridge.engines._operations import (
 from funcopt.torch_bridge.engines._operations import Operand as Name
 from funcopt.torch_bridge.engines._products import rounded_products
 
-_NEUTRAL = {"reduce_sum": "0", "reduce_max": "-inf", "reduce_min": "inf"}
+_NEUTRAL = {"reduce_sum": "0", "reduce_squares": "0", "reduce_max": "-inf", "reduce_min": "inf"}
 """What an element counts as that is only there to fill a row, or whose parameter has no gradient."""
 
 

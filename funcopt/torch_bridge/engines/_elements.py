@@ -14,6 +14,7 @@ from funcopt.torch_bridge.engines._lowering import (
     Operand,
     decided,
     deciding,
+    dotted,
     fused,
     join_of,
     lower,
@@ -115,7 +116,8 @@ class Elements:
         ops, outputs = decided(ops, outputs, choices)
         state = outputs[: len(outputs) - self._measuring] if stage == len(self.totals) else outputs
         # Measured beside the update, so that this is the same operations with and without.
-        ops = merged(ops, fused(needed(ops, state), state, self.is_of_host), needed(ops, outputs[len(state) :]))
+        ops = merged(ops, fused(needed(ops, state), state, self.is_of_host), outputs)
+        ops = dotted(ops, outputs) if len(state) < len(outputs) else ops
         numbers = self._used(ops, outputs)
         return chunked(ops, self.arrays, into, outputs, numbers, totals, masked=masked), numbers
 

@@ -346,10 +346,22 @@ def fused(ops: Sequence[Op], outputs: Sequence[Operand], is_number: Callable[[Op
     return needed(new, outputs)
 
 
-def merged(ops: Sequence[Op], first: Sequence[Op], second: Sequence[Op]) -> list[Op]:
-    """Two selections of operations in their order; what both make is made as by the first."""
-    made = {op.out: op for op in (*second, *first)}
-    return [made[op.out] for op in ops if op.out in made]
+def merged(ops: Sequence[Op], replaced: Sequence[Op], outputs: Sequence[Operand]) -> list[Op]:
+    """The operations that lead to some values, with others in the place of those that make the same."""
+    made = {op.out: op for op in replaced}
+    return needed([made.get(op.out, op) for op in ops], outputs)
+
+
+def dotted(ops: Sequence[Op], outputs: Sequence[Operand]) -> list[Op]:
+    """With one pass over memory for a sum of squares."""
+    squared = {op.out: op.inputs[0] for op in ops if op.name == "mul" and op.inputs[0] is op.inputs[1]}
+
+    def of_squares(op: Op) -> Op:
+        x = squared.get(op.inputs[0]) if op.name == "reduce_sum" else None  # pyright: ignore[reportArgumentType]
+        flat = x is not None and len(x.shape) == 1 and x.dtype in (np.float32, np.float64)
+        return Op("reduce_squares", (x,), op.outputs, {}) if flat else op
+
+    return needed(list(map(of_squares, ops)), outputs)
 
 
 def totals(ops: Sequence[Op]) -> list[Op]:

@@ -621,6 +621,7 @@ TORCH["lerp"] = _scaled("torch.lerp", "")
 TORCH["addcmul"] = _scaled("torch.addcmul", "value=")
 TORCH["addcdiv"] = _scaled("torch.addcdiv", "value=")
 TORCH["add_scaled"] = _scaled("torch.add", "alpha=")
+TORCH["reduce_squares"] = lambda op, context, x: Call("torch.dot", (str(x[0]), str(x[0])), has_out=False)
 
 
 def _addmm(op: Op, context: Context, x: Sequence[Operand]) -> Call:
