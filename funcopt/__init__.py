@@ -186,6 +186,7 @@ from funcopt.transforms import params_ema as params_ema
 from funcopt.transforms import params_swa as params_swa
 from funcopt.transforms import partition as partition
 from funcopt.transforms import reduce_lr_on_plateau as reduce_lr_on_plateau
+from funcopt.transforms import sam as sam
 from funcopt.transforms import scale as scale
 from funcopt.transforms import scale_by_learning_rate as scale_by_learning_rate
 from funcopt.transforms import scale_by_multipliers as scale_by_multipliers

@@ -35,7 +35,7 @@ BRIDGE = "torch_bridge"
 BELOW_BRIDGE = (*itertools.chain(*LAYERS[:6]), "algorithms", "transforms", "_catalogue")
 ABOVE_BRIDGE = ("groups", "config._build", "")  # what makes the optimizer of a torch model
 BRIDGE_LAYERS = (
-    ("_buffers", "_groups", "_metrics", "_processes", "_shards"),
+    ("_buffers", "_groups", "_metrics", "_processes", "_sam", "_shards"),
     ("_units", "_matching", "_binding", "_evaluation"),
     ("engines",),
     ("store",),

@@ -14,3 +14,4 @@ from funcopt.torch_bridge._functional import TorchTransformation as TorchTransfo
 from funcopt.torch_bridge._functional import functional as functional
 from funcopt.torch_bridge._lr_scheduler import LRScheduler as LRScheduler
 from funcopt.torch_bridge._matching import LoadReport as LoadReport
+from funcopt.torch_bridge._sam import SAM as SAM

@@ -110,6 +110,7 @@ class TorchBridge(torch.optim.Optimizer):
     _eval_versions: dict[torch.Tensor, int]  # of the parameters that `eval` has written
     _wanted: Wanted = "auto"
     _compiled: bool = False
+    _known_units: list[Unit] | None = None  # noted at a step: in a forked process JAX cannot be asked for them
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         del args, kwargs
@@ -210,6 +211,8 @@ class TorchBridge(torch.optim.Optimizer):
                 )
                 for group, count in counts if done else ():
                     group["schedule_step"] = count
+                if self._known_units is None:
+                    self._known_units = self._some_units
         return loss
 
     @property
@@ -341,7 +344,10 @@ class TorchBridge(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """The state in torch's layout; groups have what the reference keeps there, and not for each parameter."""
-        return as_in_reference(super().state_dict(), self._some_units)
+        saved = super().state_dict()
+        if not saved["state"]:
+            return saved
+        return as_in_reference(saved, self._some_units if self._known_units is None else self._known_units)
 
     def load_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,

@@ -28,6 +28,7 @@ from funcopt.transforms._params_ema import params_ema as params_ema
 from funcopt.transforms._params_ema import params_swa as params_swa
 from funcopt.transforms._plateau import ReduceLrOnPlateauState as ReduceLrOnPlateauState
 from funcopt.transforms._plateau import reduce_lr_on_plateau as reduce_lr_on_plateau
+from funcopt.transforms._sam import sam as sam
 from funcopt.transforms._scale import scale as scale
 from funcopt.transforms._scale import scale_by_learning_rate as scale_by_learning_rate
 from funcopt.transforms._scale import scale_by_multipliers as scale_by_multipliers

@@ -410,7 +410,7 @@ SHAPED: dict[str, list[Callable[[Any], Any]]] = {
     "split": [lambda x: lax.split(x, (1, 3), axis=2)],
     "add_any": [lambda x: jax.vjp(lambda y: jnp.sin(y) * y, x.astype(float))[1](x.astype(float))],
 }
-FUSED = {"lerp", "addcmul", "addcdiv", "add_scaled", "addmm"}
+FUSED = {"lerp", "addcmul", "addcdiv", "add_scaled", "addmm", "reduce_squares"}
 """Torch's operations for several of JAX's."""
 
 

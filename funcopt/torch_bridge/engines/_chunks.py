@@ -137,7 +137,7 @@ def run_chunks(part: Part, shared: np.ndarray, elements: Elements) -> Run:
     sums = torch.stack([_sums(found, elements.sums, device) for found in of_chunks])
     first = sum(not elements.is_of_host(x) for x in elements.returned)
     of_totals = [torch.stack(column) for column in zip(*(own[first:] for own in of_spans), strict=True)]
-    return Updated(part.donated, back, measured(elements, numbers, firsts, sums, of_totals, part.reduce))
+    return Updated(part.donated, back, measured(elements, numbers, firsts, sums, of_totals))
 
 
 def _sums(found: Sequence[tuple[torch.Tensor, ...]], what: Sequence[Operand], device: torch.device) -> torch.Tensor:

@@ -63,7 +63,7 @@ def _run(part: Part, shared: np.ndarray, elements: Elements) -> Run:
     by_device = dict(zip((x for x in elements.measured if not elements.is_of_host(x)), found, strict=True))
     sums = torch.stack([_of_segments(by_device.pop(x), where, len(due)) for x in elements.sums], 1)
     of_totals = [x.expand(len(due)) for x in by_device.values()]
-    known = measured(elements, numbers, np.arange(len(due)), sums, of_totals, part.reduce)
+    known = measured(elements, numbers, np.arange(len(due)), sums, of_totals)
     return Updated(part.donated, numbers.packed[key], known)
 
 

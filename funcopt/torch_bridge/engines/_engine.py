@@ -35,6 +35,7 @@ class Measurement(NamedTuple):
 
     segments: np.ndarray  # int (n,); a sum may be of others of the same group, too, which are then not among them
     columns: list[Any]  # arrays or tensors (n,), one for each number
+    sums: Sequence[int] = ()  # those of them that are sums over this process's elements
 
 
 class Updated(NamedTuple):

@@ -354,14 +354,18 @@ def merged(ops: Sequence[Op], replaced: Sequence[Op], outputs: Sequence[Operand]
 
 def dotted(ops: Sequence[Op], outputs: Sequence[Operand]) -> list[Op]:
     """With one pass over memory for a sum of squares."""
-    squared = {op.out: op.inputs[0] for op in ops if op.name == "mul" and op.inputs[0] is op.inputs[1]}
-
-    def of_squares(op: Op) -> Op:
-        x = squared.get(op.inputs[0]) if op.name == "reduce_sum" else None  # pyright: ignore[reportArgumentType]
-        flat = x is not None and len(x.shape) == 1 and x.dtype in (np.float32, np.float64)
-        return Op("reduce_squares", (x,), op.outputs, {}) if flat else op
-
-    return needed(list(map(of_squares, ops)), outputs)
+    squared: dict[Operand, Operand] = {
+        op.out: op.inputs[0]
+        for op in ops
+        if op.name == "mul" and op.inputs[0] is op.inputs[1] and len(op.out.shape) == 1 and is_inexact(op.out.dtype)
+    }
+    new = [
+        Op("reduce_squares", (squared[op.inputs[0]],), op.outputs, {})
+        if op.name == "reduce_sum" and op.inputs[0] in squared
+        else op
+        for op in ops
+    ]
+    return needed(new, outputs)
 
 
 def totals(ops: Sequence[Op]) -> list[Op]:

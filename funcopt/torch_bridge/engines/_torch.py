@@ -27,7 +27,7 @@ from funcopt.torch_bridge.engines._lowering import Lowered, Operand, decided, de
 from funcopt.torch_bridge.engines._memory import Memory, TorchMemory
 from funcopt.torch_bridge.engines._operations import Op, Value
 from funcopt.torch_bridge.engines._recipes import Whole
-from funcopt.torch_bridge.engines._totals import Run, lockstep
+from funcopt.torch_bridge.engines._totals import Run, add_up_processes, lockstep
 
 
 class Engine:
@@ -96,7 +96,10 @@ class Engine:
                 runs.append(self._run(part, shared, elements_of(recipe)))
             keys.add(key)
         self.used.add(frozenset(keys))
-        return lockstep(runs, [part.reduce for part in parts])
+        reduces = [part.reduce for part in parts]
+        found = lockstep(runs, reduces)
+        add_up_processes(found, reduces)
+        return found
 
     def init(self, recipe: Whole, numbers: np.ndarray, params: Sequence[torch.Tensor]) -> list[Any]:
         """The leaves of a new state of parameters in their own shapes."""

@@ -122,7 +122,6 @@ def measured(
     segments: np.ndarray,
     sums: torch.Tensor,
     of_totals: Sequence[torch.Tensor],
-    reduce: Reduce | None,
 ) -> Measurement:
     """What says what an update was like, where it is: on the host or on the device.
 
@@ -132,12 +131,24 @@ def measured(
         segments: int (n,), those that what follows is of.
         sums: (n, k), of elements.
         of_totals: each (n,), what the device makes of totals.
-        reduce: what makes sums those of all processes.
     """
-    by_element = dict(zip(elements.sums, (sums if reduce is None else reduce(sums, "sum")).unbind(1), strict=True))
+    by_element = dict(zip(elements.sums, sums.unbind(1), strict=True))
     others = iter(of_totals)
     columns = [
         numbers.all(x)[segments] if elements.is_of_host(x) else by_element[x] if x in by_element else next(others)
         for x in elements.measured
     ]
-    return Measurement(segments, columns)
+    return Measurement(segments, columns, [i for i, x in enumerate(elements.measured) if x in by_element])
+
+
+def add_up_processes(found: Sequence[Updated], reduces: Sequence[Reduce | None]) -> None:
+    """Makes sums in what was measured those of all processes, at once for parameters that are divided alike."""
+    by_reduce: dict[Reduce, list[Measurement]] = {}
+    for updated, reduce in zip(found, reduces, strict=True):
+        if updated.measured is not None and reduce is not None:
+            by_reduce.setdefault(reduce, []).append(updated.measured)
+    for reduce, own in by_reduce.items():
+        places = [(known.columns, i) for known in own for i in known.sums]
+        joined = reduce(torch.cat([columns[i] for columns, i in places]), "sum")
+        for (columns, i), column in zip(places, joined.split([len(columns[i]) for columns, i in places]), strict=True):
+            columns[i] = column
