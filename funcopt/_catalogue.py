@@ -64,7 +64,7 @@ def read(name: str, factory: Any) -> Algorithm:
         factory,
         kinds=factory.kinds if name in DEFINITIONS else LBFGS_KINDS,
         defaults={argument: p.default for argument, p in inspect.signature(factory).parameters.items()},
-        state_keys=tuple(field for field in state._fields if field != "step" or keys.step is not None),
+        state_keys=tuple(field for field in state._fields if field != "step" or keys.step is not None or keys.group),
         elementwise=isinstance(factory(), ElementwiseTransformation),
         matrices_only=not accepts((2,), jnp.float32),
         complex_numbers=accepts((2, 2), jnp.complex64),

@@ -1,32 +1,39 @@
-"""Sharpness-aware minimization around any torch optimizer; see `funcopt.sam` for what it computes."""
+"""Sharpness-aware minimization around any torch optimizer; see `funcopt.sam` for the formulas."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from funcopt import _checks
+from funcopt.torch_bridge._shards import Sharding, local, local_like, reducer, sharding_of
 
 
 class SAM(torch.optim.Optimizer):
-    """Steps an optimizer with the gradients of a point nearby: `SAM` of davda54/sam.
+    """davda54's `SAM`: an optimizer that updates with the gradients of a worse point nearby.
 
-    Groups, state and defaults are those of the optimizer that it is around, so that schedulers and checkpoints are,
-    too; `rho` and `adaptive` are fields of the groups, and may differ. The norm is one over all groups.
+    Groups, state and checkpoints are those of the optimizer inside, `base_optimizer`, whose groups get `rho` and
+    `adaptive`; schedulers may be given either. The norm is one over all groups, and over all processes. In between the
+    parameters are kept beside the state, to the last bit, and a parameter without a gradient stays where it is.
+
+    With `torch.amp.GradScaler` each gradient may stay scaled until the optimizer's step, since the point depends on no
+    scale: `scaler.scale(loss).backward()`, `first_step(zero_grad=True)`, `scaler.scale(second_loss).backward()`,
+    `restore()`, `scaler.step(optimizer.base_optimizer)`, `scaler.update()`.
 
     Args:
-        optimizer: torch's or funcopt's.
-        rho: how far away, > 0.
-        adaptive: whether distances are relative to the parameters' magnitudes.
+        base_optimizer: what makes the update: a `TorchBridge`, or any torch optimizer.
+        rho: how far the point is, >= 0; a group that has its own `rho` keeps it.
+        adaptive: whether the distance of each element is in proportion to its magnitude; `rho` is then larger, such as
+            2.
 
     Raises:
-        ValueError: for a rho that is not positive.
+        ValueError: for a `rho` that is negative.
 
     Example:
         >>> import funcopt, torch
-        >>> from funcopt.torch_bridge import SAM
         >>> model = torch.nn.Linear(2, 1)
-        >>> optimizer = SAM(funcopt.TorchBridge(model.parameters(), funcopt.sgd, lr=0.1), rho=0.05)
+        >>> base = funcopt.TorchBridge(model.parameters(), funcopt.adamw, lr=1e-3)
+        >>> optimizer = funcopt.torch_bridge.SAM(base, rho=0.05)
         >>> def closure():
         ...     optimizer.zero_grad()
         ...     loss = model(torch.ones(1, 2)).square().sum()
@@ -35,107 +42,157 @@ class SAM(torch.optim.Optimizer):
         >>> loss = optimizer.step(closure)
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, rho: float = 0.05, adaptive: bool = False) -> None:
-        _checks.check_number("SAM", "rho", rho, _checks.POSITIVE)
-        self.optimizer = optimizer
-        super().__init__(optimizer.param_groups, {})
-        self.param_groups, self.state = optimizer.param_groups, optimizer.state
-        self.defaults = optimizer.defaults
-        for group in self.param_groups:
-            group.setdefault("rho", rho)
-            group.setdefault("adaptive", adaptive)
-        self._rho, self._adaptive = rho, adaptive
-        self._from: dict[torch.Tensor, torch.Tensor] = {}  # the parameters while they are nearby
+    base_optimizer: torch.optim.Optimizer
+    _kept: dict[torch.Tensor, torch.Tensor]  # what was trained, while the parameters are at a point
+
+    def __init__(self, base_optimizer: torch.optim.Optimizer, rho: float = 0.05, adaptive: bool = False) -> None:
+        if not isinstance(base_optimizer, torch.optim.Optimizer):
+            name = getattr(base_optimizer, "__name__", type(base_optimizer).__name__)
+            raise TypeError(f"SAM: base_optimizer must be a torch optimizer, got {name}; make it with its parameters")
+        for name in ("rho", "adaptive"):
+            if name in base_optimizer.defaults:
+                raise ValueError(f"SAM: groups must have room for {name}, which {_name(base_optimizer)} has itself")
+        # torch's constructor would make groups and state.
+        self.__setstate__(
+            {"base_optimizer": base_optimizer, "defaults": {"rho": rho, "adaptive": adaptive}, "_kept": {}}
+        )
+        _checks.check_number("SAM", "rho", rho, _checks.NON_NEGATIVE)
+        self._fill_groups()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: self.__dict__[name] for name in ("base_optimizer", "defaults", "_kept")}
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The groups of the optimizer inside."""
+        return self.base_optimizer.param_groups
+
+    @property
+    def state(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The state of the optimizer inside."""
+        return self.base_optimizer.state
 
     @torch.no_grad()
     def first_step(self, zero_grad: bool = False) -> None:
-        """Moves the parameters to the point nearby, by their gradients.
+        """Goes to the point, from gradients at the parameters.
 
         Args:
-            zero_grad: whether to set the gradients to None.
+            zero_grad: whether to forget these gradients.
 
         Raises:
-            RuntimeError: if they are there already.
+            RuntimeError: if the parameters are at a point already.
         """
-        if self._from:
-            raise RuntimeError("SAM: first_step must be followed by second_step, got another first_step")
-        due = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
-        wide = [_wide(p.grad) * (_wide(p).abs() if group["adaptive"] else 1.0) for p, group in due]
-        norm = torch.nn.utils.get_total_norm(wide)
-        self._from = {p: p.detach().clone(memory_format=torch.preserve_format) for p, _ in due}
-        for p, group in due:
-            step = _wide(p.grad) * (_wide(p) ** 2 if group["adaptive"] else 1.0)
-            p.copy_(_wide(p) + group["rho"] / (norm.to(step.device) + 1e-12) * step)
+        if self._kept:
+            raise RuntimeError("SAM: first_step must come from the parameters; call second_step or restore before")
+        due = [(group, p) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        scale = 1 / (_norm(due) + 1e-12)
+        for group, p in due:
+            self._kept[p] = local(p).detach().clone()
+            ascent = _weight(group, p, 2) * _gradient(p) * (group["rho"] * scale.to(p.device))
+            local(p).add_(ascent)
         if zero_grad:
             self.zero_grad()
 
     @torch.no_grad()
     def second_step(self, zero_grad: bool = False) -> None:
-        """Puts the parameters back, to the last bit, and steps the optimizer with the gradients of the point nearby.
+        """Goes back to the parameters, and updates them with the gradients that there are by now.
 
         Args:
-            zero_grad: whether to set the gradients to None afterwards.
+            zero_grad: whether to forget the gradients afterwards.
         """
-        self._put_back()
-        self.optimizer.step()
+        self.restore()
+        self.base_optimizer.step()
         if zero_grad:
             self.zero_grad()
 
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Goes back to the parameters without an update, if they are at a point, such as after an error."""
+        for p, value in self._kept.items():
+            local(p).copy_(value)
+        self._kept.clear()
+
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Both steps.
+        """Evaluates the closure at the parameters and at the point, and updates the parameters.
+
+        Whatever breaks off leaves the parameters as they were.
 
         Args:
-            closure: sets the gradients to 0, evaluates the model and its gradients, and returns the loss. It is called
-                twice, with gradients enabled; if it fails, the parameters are put back.
+            closure: forgets the gradients, evaluates the model anew, goes backward, and returns the loss; called twice,
+                with gradients enabled. Gradients that there were before are not used.
 
         Returns:
-            The loss of the parameters themselves.
+            The closure's result at the parameters.
 
         Raises:
-            RuntimeError: without a closure: call `first_step` and `second_step` instead.
+            RuntimeError: without a closure.
         """
         if closure is None:
-            raise RuntimeError("SAM: step needs a closure, which evaluates twice; or call first_step and second_step")
+            raise RuntimeError(
+                "SAM: step needs a closure that evaluates the model anew; without one call first_step and second_step"
+            )
+        with torch.enable_grad():
+            loss = closure()
         try:
-            with torch.enable_grad():
-                loss = closure()
-            self.first_step()
+            self.first_step(zero_grad=True)
             with torch.enable_grad():
                 closure()
-        except BaseException:
-            self._put_back()
-            raise
+        finally:
+            self.restore()
         self.second_step()
         return loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group to the optimizer."""
-        if not hasattr(self, "_from"):  # while torch's constructor reads the groups that are there
-            return
-        param_group.setdefault("rho", self._rho)
-        param_group.setdefault("adaptive", self._adaptive)
-        self.optimizer.add_param_group(param_group)
+        """Adds a group to the optimizer inside."""
+        _checks.check_number("SAM", "rho", param_group.get("rho", 0.0), _checks.NON_NEGATIVE)
+        self.base_optimizer.add_param_group(param_group)
+        self._fill_groups()
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's."""
-        return self.optimizer.state_dict()
+        """The checkpoint of the optimizer inside; its groups have `rho` and `adaptive`."""
+        return self.base_optimizer.state_dict()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
-        """Loads the optimizer's."""
-        result = self.optimizer.load_state_dict(state_dict)
-        self.param_groups, self.state = self.optimizer.param_groups, self.optimizer.state
-        for group in self.param_groups:  # of a checkpoint without SAM
-            group.setdefault("rho", self._rho)
-            group.setdefault("adaptive", self._adaptive)
-        return result
+    def load_state_dict(self, state_dict: Any, **how: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Loads a checkpoint of the optimizer inside, with or without `SAM`; takes and returns what that one does."""
+        report = self.base_optimizer.load_state_dict(state_dict, **how)
+        self._fill_groups()
+        return report
 
-    @torch.no_grad()
-    def _put_back(self) -> None:
-        for p, value in self._from.items():
-            p.copy_(value)
-        self._from = {}
+    def _fill_groups(self) -> None:
+        for group in self.param_groups:
+            for name in ("rho", "adaptive"):
+                group.setdefault(name, self.defaults[name])
 
 
-def _wide(tensor: torch.Tensor | None) -> torch.Tensor:
-    assert tensor is not None
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+def _name(optimizer: torch.optim.Optimizer) -> str:
+    return type(optimizer).__name__
+
+
+def _gradient(p: torch.Tensor) -> torch.Tensor:
+    """This process's part of a gradient, in the precision that is computed in."""
+    assert p.grad is not None
+    grad = local_like(p.grad, sharding_of(p)).detach()
+    return _wide(grad if grad.layout == torch.strided else grad.coalesce())
+
+
+def _weight(group: dict[str, Any], p: torch.Tensor, power: int) -> Any:
+    return _wide(local(p).detach().abs()) ** power if group["adaptive"] else 1.0
+
+
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _norm(due: Sequence[tuple[dict[str, Any], torch.Tensor]]) -> torch.Tensor:
+    """The norm of all gradients of all processes, weighted where that is adaptive."""
+    squares: dict[Sharding | None, torch.Tensor] = {}
+    for group, p in due:
+        x = _weight(group, p, 1) * _gradient(p)
+        own = torch.linalg.vector_norm(x if x.layout == torch.strided else x.coalesce().values()).square()
+        before = squares.get(sharding_of(p))
+        squares[sharding_of(p)] = own if before is None else before + own.to(before.device)
+    total = torch.zeros(())
+    for sharding, own in squares.items():
+        reduce = reducer(sharding)
+        total = total.to(own.device) + (own if reduce is None else reduce(own, "sum"))
+    return total.sqrt()

@@ -1,8 +1,8 @@
-"""Sharpness-aware minimization (Foret et al., 2020; adaptive: Kwon et al., 2021): the gradient from a worse point nearby.
+"""Sharpness-aware minimization (Foret et al., 2020; adaptive: Kwon et al., 2021): a gradient from a worse point nearby.
 
-    point = p + rho * g / (|g| + 1e-12)                 |g|: the norm over all parameters
-    point = p + rho * p * p * g / (|p * g| + 1e-12)     adaptive
-    g     = gradient at the point, with which p is updated
+point = p + rho * g / (|g| + 1e-12)                    |g|: the norm over all parameters
+point = p + rho * p * p * g / (|p * g| + 1e-12)        adaptive
+g     = gradient at the point, with which p is updated
 """
 
 from collections.abc import Callable
@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from funcopt import _checks, _tree
-from funcopt.rule import PyTree, apply_updates
+from funcopt._program import apply_updates, widened
+from funcopt.rule import PyTree
 from funcopt.transforms._clip import global_norm
 
 
@@ -65,6 +66,16 @@ def sam(
 
 
 def _point(params: PyTree, grads: PyTree, rho: PyTree, adaptive: bool) -> PyTree:
-    leaves, treedef = _tree.flatten(grads)
-    own = [None if getattr(g, "dtype", None) == jax.dtypes.float0 else g for g in leaves]
-    ...
+    """Where the loss is largest nearby, as far as its gradient tells."""
+    leaves, treedef = _tree.flatten(widened(grads))
+    leaves = [None if getattr(g, "dtype", None) == jax.dtypes.float0 else g for g in leaves]
+    own = treedef.flatten_up_to(params)
+    sizes: list[Any] = [
+        None if g is None else jnp.abs(p.astype(g.dtype)) if adaptive else 1.0 for g, p in zip(leaves, own, strict=True)
+    ]
+    norm = _tree.weak(global_norm([None if g is None else a * g for a, g in zip(sizes, leaves, strict=True)]))
+    rhos = map(_tree.weak, _tree.broadcast_prefix(rho, treedef, owner="sam", name="rho"))
+    updates = [
+        None if g is None else a * a * g * (r / (norm + 1e-12)) for a, g, r in zip(sizes, leaves, rhos, strict=True)
+    ]
+    return apply_updates(params, treedef.unflatten(updates))
