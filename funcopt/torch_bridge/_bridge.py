@@ -211,7 +211,7 @@ class TorchBridge(torch.optim.Optimizer):
                 )
                 for group, count in counts if done else ():
                     group["schedule_step"] = count
-                if self._known_units is None:
+                if done and self._known_units is None:
                     self._known_units = self._some_units
         return loss
 
@@ -432,9 +432,11 @@ class TorchBridge(torch.optim.Optimizer):
 
     @property
     def _some_units(self) -> list[Unit]:
-        """What the state of a parameter consists of, of the first one that is known to have one."""
-        every = ((i, p) for i, group in enumerate(self.param_groups) for p in group["params"])
-        first = next(((i, p) for i, p in every if p.requires_grad and _has_units(p)), None)
+        """What the state of a parameter consists of: of one that has one, or else of one that may get one."""
+        every = [(i, p) for i, group in enumerate(self.param_groups) for p in group["params"] if p.requires_grad]
+        # Of a subclass nobody knows whether it will ever be trained, nor what it allows.
+        order = sorted(every, key=lambda own: (not self.state.get(own[1]), type(own[1]) is not torch.nn.Parameter))
+        first = next(((i, p) for i, p in order if _has_units(p)), None)
         return [] if first is None else self._store_of(self.param_groups).units(*first)
 
     def _fitting(self, groups: Sequence[dict[str, Any]], entries: Mapping[Place, Entry]) -> dict[Place, Entry]:
