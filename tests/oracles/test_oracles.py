@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 import rows
+import torch
+from report import names_on_page
 
 import funcopt
 
@@ -39,3 +41,13 @@ def test_an_error_would_be_noticed(row: harness.Row, edit: tuple[str, str]) -> N
     of = harness.problem(row)
     wrong = harness.run_spec(row, of, harness.edited(row.spec, *edit))
     assert harness.difference(wrong, harness.run_spec(row, of), of.starts) > 100 * row.float64
+
+
+def test_the_page_has_a_row_for_each_algorithm() -> None:
+    assert names_on_page() == list(funcopt.algorithms())
+
+
+def test_every_algorithm_that_torch_has_not_has_a_row() -> None:
+    theirs = {"sgd", *(name.lower() for name in vars(torch.optim))}
+    named = {row.algorithm for row in rows.ROWS}
+    assert {name for name in funcopt.algorithms() if name.replace("_", "") not in theirs} <= named
