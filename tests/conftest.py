@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from subjects import TRIED
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # torch's and XLA's threads wait for each other actively; with a test process per core that takes most of the time.
@@ -25,32 +26,17 @@ if importlib.util.find_spec("torchvision"):
             torchvision.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
-# One of each kind, beside torch's own: what is said of all algorithms is tried on these in every run, and on the others
-# by `pytest -m thorough`.
-KINDS = {
-    "torch's": "adadelta adafactor adagrad adam adamax adamw asgd muon nadam radam rmsprop rprop sgd sparse_adam",
-    "of elements": "lion",
-    "with a norm of each array and one of all": "lamb",
-    "with numbers that are common to all": "prodigy",
-    "with other weights to evaluate": "schedule_free_adamw",
-    "with states of other shapes": "soap",
-    "with states that depend on the shape": "muon_with_adamw",
-    "wrapped": "cautious(lion) schedule_free(sgd)",
-}
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """Marks what is crossed with further algorithms, and their further options, as thorough."""
     import funcopt
 
     known = {*funcopt.algorithms(), *(f"scale_by_{name}" for name in funcopt.algorithms())}
-    tried = {name for names in KINDS.values() for name in names.split()}
     seen: set[tuple[Any, ...]] = set()
     for item in items:
         values = _values(item)
         subject = next((name for name in map(_subject, values) if name in known or "(" in name), "")
-        further = bool(subject) and subject not in tried
+        further = bool(subject) and subject not in TRIED
         if item.path.name == "test_oracles.py" and not further:
             first = item.name.partition("[")[0], subject, *(value for value in values if value in ("xla", "torch"))
             further = first in seen

@@ -39,7 +39,7 @@ BRIDGE_LAYERS = (
     ("_units", "_matching", "_binding", "_evaluation"),
     ("engines",),
     ("store",),
-    ("_bridge", "_convert", "_functional", "_lbfgs"),
+    ("_bridge", "_convert", "_functional", "_lbfgs", "_sam"),
     ("_lr_scheduler", "optim"),
     ("",),
 )

@@ -82,8 +82,7 @@ class SAM(torch.optim.Optimizer):
         Raises:
             RuntimeError: if the parameters are at a point already.
         """
-        if self._kept:
-            raise RuntimeError("SAM: first_step must come from the parameters; call second_step or restore before")
+        self._refuse_at_point("first_step")
         due = [(group, p) for group in self.param_groups for p in group["params"] if p.grad is not None]
         scale = 1 / (_norm(due) + 1e-12)
         for group, p in due:
@@ -125,12 +124,13 @@ class SAM(torch.optim.Optimizer):
             The closure's result at the parameters.
 
         Raises:
-            RuntimeError: without a closure.
+            RuntimeError: without a closure, or if the parameters are at a point already.
         """
         if closure is None:
             raise RuntimeError(
                 "SAM: step needs a closure that evaluates the model anew; without one call first_step and second_step"
             )
+        self._refuse_at_point("step")
         with torch.enable_grad():
             loss = closure()
         try:
@@ -157,6 +157,10 @@ class SAM(torch.optim.Optimizer):
         report = self.base_optimizer.load_state_dict(state_dict, **how)
         self._fill_groups()
         return report
+
+    def _refuse_at_point(self, method: str) -> None:
+        if self._kept:
+            raise RuntimeError(f"SAM: {method} must start from the parameters; call second_step or restore before")
 
     def _fill_groups(self) -> None:
         for group in self.param_groups:

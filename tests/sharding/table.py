@@ -39,10 +39,12 @@ def clipped() -> funcopt.GradientTransformationExtraArgs:
 
 
 def transformations() -> dict[str, tuple[Factory, bool]]:
-    """By name: a factory, and whether it takes matrices only."""
+    """By name: a factory, and whether it takes matrices only. The command line says which algorithms; else all."""
     found: dict[str, tuple[Factory, bool]] = {
         name: (algorithm.factory, algorithm.matrices_only) for name, algorithm in funcopt.algorithms().items()
     }
+    wanted = sys.argv[1:] or [*found]
+    found = {name: made for name, made in found.items() if name in wanted}
     found["sgd, momentum"] = (lambda: funcopt.sgd(0.1, momentum=0.9), False)
     found["rmsprop, all"] = (lambda: funcopt.rmsprop(momentum=0.9, centered=True), False)
     found["params_ema"] = (funcopt.params_ema, False)

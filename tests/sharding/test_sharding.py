@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from subjects import TRIED
 
 import funcopt
 
@@ -81,17 +82,27 @@ COLLECTIVES = {
 REFUSED = {"lbfgs", "join_small_leaves"}
 
 
+ALGORITHMS = {
+    "one of each kind": {*funcopt.algorithms()} & (TRIED | {"lbfgs"}),
+    "the others": {*funcopt.algorithms()} - TRIED - {"lbfgs"},
+}
+EACH = pytest.mark.parametrize(
+    "which", ["one of each kind", pytest.param("the others", marks=pytest.mark.thorough)], ids=lambda which: which
+)
+
+
 @functools.cache
-def tables() -> dict[str, list[dict[str, Any]]]:
-    script = [sys.executable, str(Path(__file__).parent / "table.py")]
+def tables(which: str) -> dict[str, list[dict[str, Any]]]:
+    script = [sys.executable, str(Path(__file__).parent / "table.py"), *sorted(ALGORITHMS[which])]
     result = subprocess.run(script, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
     return json.loads(result.stdout)
 
 
-def test_state_has_the_shardings_of_its_parameters_before_and_after_an_update() -> None:
-    rows = tables()["automatic"]
-    assert {row["name"] for row in rows} >= funcopt.algorithms().keys() - REFUSED
+@EACH
+def test_state_has_the_shardings_of_its_parameters_before_and_after_an_update(which: str) -> None:
+    rows = tables(which)["automatic"]
+    assert {row["name"] for row in rows} >= ALGORITHMS[which] - REFUSED
     assert [row for row in rows if not row["state"] or not row["kept"]] == []
     for row in rows:
         whole, one_device = row["bytes"]
@@ -99,10 +110,12 @@ def test_state_has_the_shardings_of_its_parameters_before_and_after_an_update() 
             assert whole == 8 * one_device, row
 
 
-def test_collectives_are_those_that_the_rule_needs() -> None:
-    clip = {row["layout"]: row["collectives"] for row in tables()["automatic"] if row["name"] == "optax's clip"}
+@EACH
+def test_collectives_are_those_that_the_rule_needs(which: str) -> None:
+    rows = tables(which)["automatic"]
+    clip = {row["layout"]: row["collectives"] for row in rows if row["name"] == "optax's clip"}
     assert clip["fsdp"] == {"all-reduce": 1}
-    for row in tables()["automatic"]:
+    for row in rows:
         expected = COLLECTIVES.get((row["name"], row["layout"]), {})
         if "clip" in row["name"]:
             expected = clip[row["layout"]]
@@ -110,16 +123,18 @@ def test_collectives_are_those_that_the_rule_needs() -> None:
         assert not more, row
 
 
-def test_types_that_say_how_arrays_are_sharded_are_kept_or_refused() -> None:
-    for row in tables()["typed"]:
+@EACH
+def test_types_that_say_how_arrays_are_sharded_are_kept_or_refused(which: str) -> None:
+    for row in tables(which)["typed"]:
         if row["name"] in REFUSED:
             assert "must not be sharded by their types, since one vector has no such sharding" in row["outcome"], row
         else:
             assert row["outcome"] == "kept", row
 
 
+@EACH
 @pytest.mark.parametrize("memory", ["device", "pinned_host"])
-def test_state_is_where_its_parameter_was_put(memory: str) -> None:
-    rows = [row for row in tables()["placed"] if row["memory"] == memory]
-    assert {row["name"] for row in rows} >= funcopt.algorithms().keys()
+def test_state_is_where_its_parameter_was_put(memory: str, which: str) -> None:
+    rows = [row for row in tables(which)["placed"] if row["memory"] == memory]
+    assert {row["name"] for row in rows} >= ALGORITHMS[which]
     assert [row["name"] for row in rows if not row["kept"]] == []

@@ -12,7 +12,7 @@ from funcopt.torch_bridge._buffers import torch_dtype
 from funcopt.torch_bridge.engines._chunks import run_chunks
 from funcopt.torch_bridge.engines._code import Flat
 from funcopt.torch_bridge.engines._elements import Elements, HostNumbers
-from funcopt.torch_bridge.engines._engine import Part, Updated
+from funcopt.torch_bridge.engines._engine import Measurement, Part, Updated
 from funcopt.torch_bridge.engines._lowering import join_of
 from funcopt.torch_bridge.engines._recipes import DUE
 from funcopt.torch_bridge.engines._totals import JOIN, Run, measured, nothing, returned
@@ -28,7 +28,8 @@ _broken: list[str] = []
 
 def run_compiled(part: Part, shared: np.ndarray, elements: Elements) -> Run:
     """The update of a block, by one kernel for each stage."""
-    if _broken or not elements.only_arrays:
+    is_empty = part.measured and not part.given[0].numel()  # which nothing is compiled for
+    if _broken or not elements.only_arrays or is_empty:
         return (yield from run_chunks(part, shared, elements))
     try:
         return (yield from _run(part, shared, elements))
@@ -53,23 +54,36 @@ def _run(part: Part, shared: np.ndarray, elements: Elements) -> Run:
         found = _call(function, arrays, _packed(code, numbers, device), totals, where)
         own = [x if x.dim() == 0 else JOIN[how](x) for x in found]
         totals += yield own or [nothing(how, x, device) for x in op.inputs], op.params["join"]
-    found = _call(functions[-1], arrays, _packed(codes[-1], numbers, device), totals, where)
+    known = _measured(arrays, numbers, elements, totals, where) if part.measured else None
+    _call(functions[-1], arrays, _packed(codes[-1], numbers, device), totals, where)
     first = int(np.argmax(due))
     key = "returned", first
     if key not in numbers.packed:
         numbers.packed[key] = returned(elements, numbers, [(first, first)], [])
-    if not part.measured:
-        return Updated(part.donated, numbers.packed[key])
-    by_device = dict(zip((x for x in elements.measured if not elements.is_of_host(x)), found, strict=True))
-    sums = torch.stack([_of_segments(by_device.pop(x), where, len(due)) for x in elements.sums], 1)
-    of_totals = [x.expand(len(due)) for x in by_device.values()]
-    known = measured(elements, numbers, np.arange(len(due)), sums, of_totals)
     return Updated(part.donated, numbers.packed[key], known)
 
 
-def _of_segments(sums: torch.Tensor, where: tuple[torch.Tensor, torch.Tensor] | None, segments: int) -> torch.Tensor:
-    """Sums of rows as sums of the segments."""
-    return sums.view(1) if where is None else sums.new_zeros(segments).index_add_(0, where[0], sums)
+def _measured(
+    arrays: Sequence[torch.Tensor],
+    numbers: HostNumbers,
+    elements: Elements,
+    totals: Sequence[torch.Tensor],
+    where: tuple[torch.Tensor, torch.Tensor] | None,
+) -> Measurement:
+    """What the update is like, before it overwrites what that is made of.
+
+    By a kernel of its own: the compiler breaks down over sums beside results that take the place of arguments.
+    """
+    code = elements.flat(len(elements.totals), joined=where is not None, measure=True)
+    found = _call(_compiled(code), arrays, _packed(code, numbers, arrays[0].device), totals, where)
+    by_device = dict(zip((x for x in elements.measured if not elements.is_of_host(x)), found, strict=True))
+
+    def of_segments(sums: torch.Tensor) -> torch.Tensor:
+        return sums.view(1) if where is None else sums.new_zeros(numbers.segments).index_add_(0, where[0], sums)
+
+    sums = torch.stack([of_segments(by_device.pop(x)) for x in elements.sums], 1)
+    of_totals = [x.expand(numbers.segments) for x in by_device.values()]
+    return measured(elements, numbers, np.arange(numbers.segments), sums, of_totals)
 
 
 def _packed(code: Flat, numbers: HostNumbers, device: torch.device) -> list[torch.Tensor]:

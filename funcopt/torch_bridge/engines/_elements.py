@@ -106,7 +106,7 @@ class Elements:
             choices: what numbers decide.
             masked: whether elements that only fill rows are left out of sums, see `_code.chunked`.
         """
-        key = stage, choices, masked
+        key = "chunked", stage, choices, masked
         if key not in self._codes:
             self._codes[key] = self._write_chunked(stage, dict(zip(self._deciding, choices, strict=True)), masked)
         return self._codes[key]
@@ -121,11 +121,20 @@ class Elements:
         numbers = self._used(ops, outputs)
         return chunked(ops, self.arrays, into, outputs, numbers, totals, masked=masked), numbers
 
-    def flat(self, stage: int, *, joined: bool) -> Flat:
-        """The same code for whole blocks, whatever the numbers."""
-        key = stage, joined
+    def flat(self, stage: int, *, joined: bool, measure: bool = False) -> Flat:
+        """The same code for whole blocks, whatever the numbers; what is measured is by itself.
+
+        Args:
+            stage: which total.
+            joined: whether blocks are rows.
+            measure: whether it is what is measured, in place of the results.
+        """
+        key = "flat", stage, joined, measure
         if key not in self._codes:
             ops, outputs, into, totals = self._stage(stage)
+            if stage == len(self.totals):
+                state = len(outputs) - self._measuring
+                outputs, into = (outputs[state:], {}) if measure else (outputs[:state], into)
             ops = needed(ops, outputs)
             numbers = self._used(ops, outputs)
             self._codes[key] = flat(ops, self.arrays, into, outputs, numbers, totals, joined=joined)
