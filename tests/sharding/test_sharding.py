@@ -74,6 +74,12 @@ COLLECTIVES = {
     ("sgdp", "fsdp"): {"all-reduce": 2},
     ("sgdp", "tensor"): {"all-reduce": 1},
     ("sgdp", "mixed"): {"all-reduce": 3},
+    # Their totals are theirs to have.
+    **{
+        (name, layout): {"all-reduce": count}
+        for name in ("prodigy", "dadapt_adam")
+        for layout, count in {"fsdp": 1, "tensor": 1, "mixed": 3}.items()
+    },
     ("stable_adamw", "fsdp"): {"all-reduce": 1},
     ("stable_adamw", "tensor"): {"all-reduce": 1},
     ("stable_adamw", "mixed"): {"all-reduce": 3},

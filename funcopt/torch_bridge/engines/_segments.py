@@ -322,7 +322,7 @@ def run(
 
     own_arrays, segments = [known[id(var)] for var in inputs], own.shape[0]
     if measure:
-        if chunk is None or mapped:
+        if chunk is None or mapped or not _is_alike(traced, chunk):
             found = finish(own_arrays, given)
         else:
             found = _sums_in_chunks(traced, chunk, sums, known, arrays)
@@ -495,6 +495,12 @@ def _sums_in_chunks(
 
     zeros = [jnp.zeros(var.aval.shape, var.aval.dtype) for var in wanted]
     return [jnp.sum(x) for x in (lax.fori_loop(0, -(-total // size), add, zeros) if total else zeros)]
+
+
+def _is_alike(traced: Traced, other: Traced) -> bool:
+    """Whether two traces are one computation, on arrays of different sizes."""
+    own, others = ([eqn.primitive for eqn in x.closed.jaxpr.eqns] for x in (traced, other))
+    return own == others
 
 
 def _variables(jaxpr: Jaxpr) -> list[Var]:
