@@ -86,6 +86,7 @@ def test_values(each_path: str, recipe: Any) -> None:
 
 
 @EACH
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_not_a_bit_of_the_trajectory_changes(each_path: str, recipe: Any, dtype: torch.dtype) -> None:
     ours, theirs = make_parameters(SHAPES, dtype), make_parameters(SHAPES, dtype)

@@ -15,7 +15,7 @@ import torch
 from jax import lax
 
 from funcopt.torch_bridge.engines._code import chunked, functional
-from funcopt.torch_bridge.engines._lowering import Lowered, fused, lower, needed, run_host, split, without_splats
+from funcopt.torch_bridge.engines._lowering import Lowered, dotted, fused, lower, needed, run_host, split, without_splats
 from funcopt.torch_bridge.engines._operations import MANY, NUMPY, TORCH, NotCovered, name_of
 from funcopt.torch_bridge.engines._segments import NotByRows
 
@@ -659,6 +659,22 @@ def test_several_operations_as_one_of_torchs() -> None:
     assert [op.name for op in ops] == ["lerp", "addcmul", "addcdiv", "add_scaled"]
     found = functional(ops, own, [number], lowered.outputs, {}).run([*map(to_torch, arrays)], [0.5], CPU)
     for a, b in zip(found, program(0.5, *arrays), strict=True):
+        np.testing.assert_allclose(a.numpy(), b, rtol=1e-15)
+
+
+def test_a_sum_of_squares_is_one_operation() -> None:
+    """Of a flat array; one that is read elsewhere, too, is still there."""
+
+    def program(x: Any, y: Any) -> Any:
+        square = x * x
+        return [jnp.sum(square), square, jnp.sum(y * y), jnp.sum(x * y)]
+
+    arrays = [np.linspace(1, 2, 10), np.linspace(3, 4, 10)]
+    lowered = traced(program, *arrays)
+    ops = dotted(lowered.ops, lowered.outputs)
+    assert [op.name for op in ops] == ["mul", "reduce_squares", "reduce_squares", "mul", "reduce_sum"]
+    found = functional(ops, lowered.inputs, [], lowered.outputs, {}).run([*map(to_torch, arrays)], [], CPU)
+    for a, b in zip(found, program(*arrays), strict=True):
         np.testing.assert_allclose(a.numpy(), b, rtol=1e-15)
 
 

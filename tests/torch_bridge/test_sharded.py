@@ -19,7 +19,7 @@ from twins import ROUNDING
 
 import funcopt
 from funcopt import TorchBridge
-from funcopt.torch_bridge import optim
+from funcopt.torch_bridge import SAM, optim
 
 pytestmark = pytest.mark.one_engine
 
@@ -135,6 +135,29 @@ def train_divided(mesh: DeviceMesh) -> dict[str, float]:
     return found
 
 
+def train_sharpened(mesh: DeviceMesh) -> dict[str, Any]:
+    """SAM's norm and the metrics are of all processes; a step has the clip's collective and one of the metrics."""
+    models = make(), shard(make(), mesh)
+    optimizers = [SAM(TorchBridge(model.parameters(), funcopt.with_metrics(recipe)), rho=0.3) for model in models]
+    generator = torch.Generator().manual_seed(5)
+    worst, collectives = 0.0, 0
+    for _ in range(STEPS):
+        x = torch.randn(4, 7, generator=generator, dtype=torch.float64)
+        for model, optimizer in zip(models, optimizers, strict=True):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.first_step(zero_grad=True)
+            model(x).square().mean().backward()
+            with CommDebugMode() as mode:
+                optimizer.second_step()
+            collectives = mode.get_total_counts()
+        ours, theirs = (optimizer.base_optimizer.metrics() for optimizer in reversed(optimizers))  # pyright: ignore
+        pairs = [(ours[name], theirs[name]) for name in ("grad_norm", "update_norm", "param_norm", "clipped_fraction")]
+        pairs += zip(ours["update_ratio"] + ours["lr"], theirs["update_ratio"] + theirs["lr"], strict=True)
+        worst = max(worst, *(abs(a - b) / max(abs(b), 1e-9) for a, b in pairs))
+    return {"difference": difference(*models), "metrics": worst, "collectives": collectives}
+
+
 def refused(mesh: DeviceMesh) -> str:
     p = torch.nn.Parameter(distribute_tensor(torch.ones(4, 4), mesh, [Shard(0)]))
     p.grad = distribute_tensor(torch.ones(4, 4), mesh, [Shard(0)])
@@ -151,7 +174,12 @@ def work(rank: int, folder: Path) -> None:
         "gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=PROCESSES
     )
     mesh = init_device_mesh("cpu", (PROCESSES,))
-    results = {"fsdp": train_fsdp(mesh, folder), "divided": train_divided(mesh), "refused": refused(mesh)}
+    results = {
+        "fsdp": train_fsdp(mesh, folder),
+        "divided": train_divided(mesh),
+        "refused": refused(mesh),
+        "sam": train_sharpened(mesh),
+    }
     torch.save(results, folder / f"{rank}.pt")
     distributed.destroy_process_group()
 
@@ -161,6 +189,9 @@ def test_two_processes(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(work, (tmp_path,), nprocs=PROCESSES)
     for rank in range(PROCESSES):
         results = torch.load(tmp_path / f"{rank}.pt")
+        assert results["sam"]["difference"] <= ROUNDING
+        assert results["sam"]["metrics"] <= ROUNDING
+        assert results["sam"]["collectives"] == 2
         for name, found in results["fsdp"].items():
             assert found["divided"], name
             assert found["engine"] == "torch"
