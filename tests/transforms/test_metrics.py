@@ -146,6 +146,7 @@ BITS: dict[str, Callable[..., Any]] = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("name", BITS)
 def test_not_a_bit_of_the_trajectory_changes(name: str, dtype: Any) -> None:
