@@ -15,7 +15,16 @@ import torch
 from jax import lax
 
 from funcopt.torch_bridge.engines._code import chunked, functional
-from funcopt.torch_bridge.engines._lowering import Lowered, dotted, fused, lower, needed, run_host, split, without_splats
+from funcopt.torch_bridge.engines._lowering import (
+    Lowered,
+    dotted,
+    fused,
+    lower,
+    needed,
+    run_host,
+    split,
+    without_splats,
+)
 from funcopt.torch_bridge.engines._operations import MANY, NUMPY, TORCH, NotCovered, name_of
 from funcopt.torch_bridge.engines._segments import NotByRows
 

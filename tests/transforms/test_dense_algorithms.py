@@ -231,7 +231,7 @@ def test_averaged_params_is_torchs_average(t0: float) -> None:
         averages = [np.asarray(average) for average in funcopt.averaged_params(state)]
     assert worst_error(averages, expected, problem.params) <= ASGD.float64
     both = funcopt.partition({"a": funcopt.asgd(), "b": funcopt.asgd()}, {"v": "a", "w": "b"})
-    with pytest.raises(ValueError, match=r"averaged_params: state must contain the state of one funcopt\.schedule_free, .* got 2"):
+    with pytest.raises(ValueError, match=r"averaged_params: .* of one funcopt\.schedule_free, .* got 2"):
         funcopt.averaged_params(both.init({"v": jnp.ones(2), "w": jnp.ones(2)}))
 
 
