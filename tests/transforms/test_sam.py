@@ -23,7 +23,7 @@ def tree_of(seed: int, dtype: Any = jnp.float64) -> Any:
 
 def loss(params: Any, shift: float = 0.5) -> jax.Array:
     """A sum over all elements, so that its gradient has a closed form."""
-    return sum(jnp.sum(jnp.sin(x + shift) * x) for x in jax.tree.leaves(params))
+    return sum((jnp.sum(jnp.sin(x + shift) * x) for x in jax.tree.leaves(params)), jnp.zeros(()))
 
 
 def gradient(x: np.ndarray, shift: float = 0.5) -> np.ndarray:

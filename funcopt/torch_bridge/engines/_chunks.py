@@ -93,7 +93,7 @@ def run_chunks(part: Part, shared: np.ndarray, elements: Elements) -> Run:
     grads, rows = part.given
     arrays = [x.view(-1) for x in (grads, *part.donated)]
     numbers = elements.host(shared, part.own)
-    spans = numbers.spans(part.own[:, DUE] != 0, part.groups)
+    spans = numbers.spans(part.own[:, DUE] != 0)
     device, size = arrays[0].device, _chunk_size(arrays[0].device)
     totals: list[torch.Tensor] = []
 
@@ -128,6 +128,8 @@ def run_chunks(part: Part, shared: np.ndarray, elements: Elements) -> Run:
         )
         sent = yield own, op.params["join"]
         totals += sent
+    if part.groups is not None:  # only here, so that totals are added up in the same order with and without
+        spans = numbers.spans(part.own[:, DUE] != 0, part.groups)
     mask = [rows.mask(device)] if rows is not None and part.measured else []
     of_chunks, of_spans = run(len(elements.totals), *mask)
     back = returned(elements, numbers, spans, of_spans)

@@ -203,7 +203,7 @@ class HostNumbers:
         value = self._known[x] if isinstance(x, Value) else x.value
         return np.broadcast_to(np.asarray(value, np.float64), self.segments)
 
-    def spans(self, due: np.ndarray, groups: np.ndarray | None) -> list[tuple[int, int]]:
+    def spans(self, due: np.ndarray, groups: np.ndarray | None = None) -> list[tuple[int, int]]:
         """The first and the last of segments that follow each other and have the same numbers, and the same group."""
         which = np.flatnonzero(due)
         if not len(which):
