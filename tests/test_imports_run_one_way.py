@@ -14,26 +14,31 @@ ROOT = Path(__file__).parents[1]
 # From low to high, without `funcopt.`; a layer imports itself and what stands above it here. What is not named belongs
 # to its package.
 LAYERS = (
-    ("_checks", "_flax", "_names", "_numerics", "_rows", "_tree"),
+    ("_checks", "_flax", "_law_error", "_names", "_numerics", "_parts", "_rows", "_tree"),
     ("kinds",),
     ("_program",),
     ("_lift",),
     ("rule",),
     ("frame",),
-    ("algorithms", "transforms", "schedules", "_inspect", "_catalogue", "interop_optax"),
+    ("algorithms", "transforms", "schedules", "_inspect", "_memory", "_catalogue", "interop_optax"),
     ("groups",),
     ("config._read", "config._spec", "config._optimizers"),
     ("config._registry",),
     ("config.dialects",),
     ("config._assemble", "config._schedule"),
     ("config._build",),
+    ("config._explain",),
     ("config",),
+    ("plot",),
+    ("tools",),
     ("",),  # the public names
+    ("__main__",),
+    ("integrations",),  # asked for, each by its name
 )
 # The bridge stands beside them: what it sees, and who sees it.
 BRIDGE = "torch_bridge"
 BELOW_BRIDGE = (*itertools.chain(*LAYERS[:6]), "algorithms", "transforms", "_catalogue")
-ABOVE_BRIDGE = ("groups", "config._build", "")  # what makes the optimizer of a torch model
+ABOVE_BRIDGE = ("groups", "config._build", "tools", "", "integrations")  # what makes the optimizer of a torch model
 BRIDGE_LAYERS = (
     ("_buffers", "_groups", "_metrics", "_processes", "_sam", "_shards"),
     ("_units", "_matching", "_binding", "_evaluation"),
@@ -41,10 +46,16 @@ BRIDGE_LAYERS = (
     ("store",),
     ("_bridge", "_convert", "_functional", "_lbfgs", "_sam"),
     ("_lr_scheduler", "optim"),
+    ("_laws", "_tools", "_trials"),
     ("",),
 )
 # Importing funcopt imports no torch, so these import the bridge when it is asked for.
-LATE = {(source, "funcopt.torch_bridge") for source in ("funcopt", "funcopt.groups._groups", "funcopt.config._build")}
+LATE = {
+    *((source, "funcopt.torch_bridge") for source in ("funcopt", "funcopt.groups._groups", "funcopt.config._build")),
+    *((f"funcopt.tools.{name}", "funcopt.torch_bridge._tools") for name in ("_command", "_show_config")),
+    *((f"funcopt.tools.{name}", f"funcopt.torch_bridge.{name}") for name in ("_laws", "_trials")),
+    ("funcopt.tools._command", "funcopt.plot"),  # which needs matplotlib
+}
 
 
 class Import(NamedTuple):
@@ -201,6 +212,8 @@ SOUND = {
         ("transforms._lbfgs", "torch_bridge"),
         ("torch_bridge.optim", "schedules"),
         ("torch_bridge.optim", "config._build"),
+        ("config", "integrations.timm"),
+        ("torch_bridge", "integrations._recipes"),
     ],
 )
 def test_an_upward_arrow_is_found(source: str, target: str) -> None:

@@ -1,6 +1,8 @@
 """The public names, frozen: a name that is here once stays."""
 
+import ast
 import types
+from pathlib import Path
 
 import funcopt
 from funcopt import schedules
@@ -35,7 +37,7 @@ def public(module: types.ModuleType) -> set[str]:
 
 
 def test_top_level() -> None:
-    internal = {"Any", "TYPE_CHECKING", "importlib", "interop_optax", "transforms"}
+    internal = {"Any", "TYPE_CHECKING", "importlib", "integrations", "interop_optax", "transforms"}  # integrations: if imported
     assert public(funcopt) - internal == set(TOP.split())
     for name in TOP.split():
         assert getattr(funcopt, name) is not None
@@ -47,3 +49,17 @@ def test_every_public_function_says_what_it_does() -> None:
             value = getattr(module, name)
             if callable(value) and getattr(value, "__module__", "").startswith("funcopt"):
                 assert value.__doc__, name
+
+
+# Modules that import what they are named after, so they are read and not imported.
+INTEGRATIONS = {"mmengine": {"ScheduledParam", "register"}, "timm": {"register"}}
+
+
+def test_integrations() -> None:
+    folder = Path(funcopt.__file__).parent / "integrations"
+    assert {path.stem for path in folder.glob("[!_]*.py")} == {*INTEGRATIONS}
+    for module, names in INTEGRATIONS.items():
+        tree = ast.parse((folder / f"{module}.py").read_text())
+        defined = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+        assert {node.name for node in defined if not node.name.startswith("_")} == names
+        assert all(map(ast.get_docstring, defined))
