@@ -17,8 +17,8 @@ CHECKS = {"fail": 3, "Refused": 2}
 SPEAKERS = re.compile(r"_find_\w+|refuse_unless_\w+")
 # What these say is caught inside of funcopt, and is at most part of a message.
 INSIDE = {"NotByRows", "NotCovered", "_NoCompilerError"}
-# Where a message is handed on that was made, and is read, elsewhere.
-HANDED_ON = {"funcopt/schedules/_inspect.py", "funcopt/torch_bridge/_binding.py"}
+# Where a message is handed on that is made elsewhere: it is read there, or is a law, which says all by itself.
+HANDED_ON = {"funcopt/_law_error.py", "funcopt/schedules/_inspect.py", "funcopt/torch_bridge/_binding.py"}
 
 
 class Message(NamedTuple):
