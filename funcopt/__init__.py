@@ -14,6 +14,8 @@ from funcopt import rule as rule
 from funcopt import schedules as schedules
 from funcopt._catalogue import Algorithm as Algorithm
 from funcopt._inspect import current_hyperparams as current_hyperparams
+from funcopt._memory import Memory as Memory
+from funcopt._memory import memory as memory
 from funcopt._rows import RowSparse as RowSparse
 from funcopt._tree import with_step_per_leaf as with_step_per_leaf
 from funcopt.algorithms import AdabeliefState as AdabeliefState
@@ -160,6 +162,9 @@ from funcopt.rule import apply_updates as apply_updates
 from funcopt.rule import chain as chain
 from funcopt.rule import named_chain as named_chain
 from funcopt.rule import step as step
+from funcopt.tools import Comparison as Comparison
+from funcopt.tools import compare as compare
+from funcopt.tools import show_config as show_config
 from funcopt.transforms import KahanSumState as KahanSumState
 from funcopt.transforms import LookaheadState as LookaheadState
 from funcopt.transforms import MarsState as MarsState
@@ -205,11 +210,12 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("TorchBridge", "torch_bridge"):
-        bridge = importlib.import_module("funcopt.torch_bridge")
-        return bridge if name == "torch_bridge" else bridge.TorchBridge
+    if name == "TorchBridge":
+        return importlib.import_module("funcopt.torch_bridge").TorchBridge
+    if name in ("plot", "torch_bridge"):
+        return importlib.import_module(f"funcopt.{name}")
     raise AttributeError(f"module 'funcopt' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), "TorchBridge", "torch_bridge"])
+    return sorted([*globals(), "TorchBridge", "plot", "torch_bridge"])

@@ -19,10 +19,9 @@ from funcopt.transforms import clip_by_global_norm, clip_by_value, lookahead_syn
 def assemble(spec: OptimizerSpec, model: Any) -> Any:
     """The optimizer: a bridge for torch parameters, a transformation for a pytree; a torch class as it is."""
     values = {name: value for name, value in spec.hyperparams.items() if name not in IMPLEMENTATION}
-    model, own_rules = _read_groups(model)
+    groups = groups_of(spec, model)
     if is_optimizer_class(spec.algorithm):
-        return _assemble_class(spec, group_params(model, [*spec.rules, *own_rules], tied=spec.tied))
-    groups = group_params(model, [*spec.rules, *own_rules], spec.algorithm, tied=spec.tied)
+        return _assemble_class(spec, groups)
     known = {name for factory in groups.algorithms.values() for name in arguments_of(factory)}
     for name in values:
         if name not in known:
@@ -38,6 +37,13 @@ def assemble(spec: OptimizerSpec, model: Any) -> Any:
         values = {name: _by_microstep(value, spec.wrapper.accumulate) for name, value in values.items()}
     wrap = None if spec.wrapper == Wrapper() else functools.partial(_wrap, spec.wrapper)
     return groups.optimizer(wrap=wrap, **values)
+
+
+def groups_of(spec: OptimizerSpec, model: Any) -> Groups:
+    """A model's parameters under the rules of what was read, and those of its own groups."""
+    model, own_rules = _read_groups(model)
+    algorithm = None if is_optimizer_class(spec.algorithm) else spec.algorithm
+    return group_params(model, [*spec.rules, *own_rules], algorithm, tied=spec.tied)
 
 
 def _assemble_class(spec: OptimizerSpec, groups: Groups) -> Any:

@@ -93,10 +93,13 @@ def build_optimizer(
         if several:
             built = {name: build_optimizer(*own, steps_per_epoch=steps_per_epoch) for name, own in several.items()}
             return _with_config(Optimizers(built), given)
-    spec = _read(config, model_or_params)
-    if steps_per_epoch is not None:
-        _add_schedules(spec, config, steps_per_epoch)
-    return _with_config(assemble(spec, model_or_params), given)
+    return _with_config(assemble(_read(config, model_or_params, steps_per_epoch), model_or_params), given)
+
+
+def read_spec(cfg: Any, model: Any, steps_per_epoch: int | None, hyperparams: dict[str, Any]) -> OptimizerSpec:
+    """What one of these configs says, for a model, and nothing built of it."""
+    config = _as_config(cfg, hyperparams)
+    return _read(config, model, config.get("steps_per_epoch", steps_per_epoch))
 
 
 def to_config(optimizer: Any) -> dict[str, Any]:
@@ -146,8 +149,8 @@ def _as_config(cfg: Any, hyperparams: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _read(config: dict[str, Any], model: Any) -> OptimizerSpec:
-    config = {key: value for key, value in config.items() if key != "steps_per_epoch"}
+def _read(given: dict[str, Any], model: Any, steps_per_epoch: int | None) -> OptimizerSpec:
+    config = {key: value for key, value in given.items() if key != "steps_per_epoch"}
     if swin.matches(config):
         spec = swin.read(config, model)
     elif scepter.matches(config):
@@ -167,6 +170,8 @@ def _read(config: dict[str, Any], model: Any) -> OptimizerSpec:
     for name, value in spec.hyperparams.items():
         if isinstance(value, Mapping) and "type" in value:
             spec.hyperparams[name] = build_schedule(value)
+    if steps_per_epoch is not None:
+        _add_schedules(spec, given, steps_per_epoch)
     return spec
 
 

@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from funcopt._names import align
 from funcopt.groups._prefix import MULTIPLIER_OF
 from funcopt.groups._resolve import Assignment
 
@@ -38,26 +39,14 @@ class Table:
 
     def __str__(self) -> str:
         shown = [(*row[:1], "x".join(map(str, row.shape)) or "scalar", *row[2:]) for row in self.rows]
-        parameters = _align([("name", "shape", "rule", "lr", "weight decay", "algorithm", "group"), *shown])
+        parameters = align([("name", "shape", "rule", "lr", "weight decay", "algorithm", "group"), *shown])
         totals = [(total.group, f"{total.params:,}", f"{total.elements:,}") for total in self.totals]
         everything = ("total", f"{sum(t.params for t in self.totals):,}", f"{sum(t.elements for t in self.totals):,}")
         return "\n".join(
-            [*parameters, "", *_align([("group", "parameters", "elements"), *totals, everything], right=(1, 2))]
+            [*parameters, "", *align([("group", "parameters", "elements"), *totals, everything], right=(1, 2))]
         )
 
     __repr__ = __str__
-
-
-def _align(rows: Sequence[Sequence[str]], right: Iterable[int] = ()) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    places = set(right)
-    return [
-        "  ".join(
-            cell.rjust(width) if i in places else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def make_table(base: Mapping[str, Any], entries: Sequence[tuple[Assignment, str, str]]) -> Table:

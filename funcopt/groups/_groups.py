@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+import jax
+
+from funcopt._memory import Memory, memory_of_parts
 from funcopt._names import nearest
 from funcopt.groups._algorithms import Algorithm, Factory, arguments_of, bind, find_algorithm, name_of
 from funcopt.groups._explain import Table, make_table
@@ -15,7 +19,7 @@ from funcopt.groups._prefix import MULTIPLIER_OF, NOT_GIVEN, columns_of, joint_p
 from funcopt.groups._resolve import Assignment, Settings, resolve
 from funcopt.groups._rule import Rule
 from funcopt.kinds import Hyperparameter
-from funcopt.rule import PyTree
+from funcopt.rule import GradientTransformation, PyTree
 
 
 class Group(NamedTuple):
@@ -265,6 +269,29 @@ class Groups:
             {"lr": lr, "weight_decay": weight_decay},
             [(a, label, groups.get(id(a), FROZEN)) for a, label in zip(self.assignments, self._labels(), strict=True)],
         )
+
+    def memory(self, **base: Hyperparameter) -> Memory:
+        """What the optimizer's state takes, by state key, without making it; frozen parameters have none.
+
+        Args:
+            **base: hyperparameters as for `optimizer`; some switch a part of the state on or off.
+
+        Raises:
+            ValueError: if `group_params` was given no algorithm.
+        """
+        if None in self.algorithms.values():
+            raise ValueError("memory: the algorithm must be known; call group_params(model, rules, algorithm)")
+        self._check_taken(base)
+        return memory_of_parts(map(functools.partial(self._part, base), self.groups))
+
+    def _part(self, base: dict[str, Any], group: Group) -> tuple[GradientTransformation, dict[str, Any]]:
+        """A group's own transformation, and the shapes of its parameters."""
+        factory: Any = group.settings.get("algorithm", self._algorithm)
+        values = {name: value for name, value in {**base, **group.settings}.items() if name in arguments_of(factory)}
+        params = [member.param for member in group.members]
+        dtypes = [str(param.value.dtype).removeprefix("torch.") for param in params]
+        shapes = [jax.ShapeDtypeStruct(param.shape, dtype) for param, dtype in zip(params, dtypes, strict=True)]
+        return bind(factory, values), dict(zip((param.name for param in params), shapes, strict=True))
 
     @property
     def algorithms(self) -> dict[str, Any]:

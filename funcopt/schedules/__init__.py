@@ -23,7 +23,6 @@ from funcopt.schedules._cyclic import cyclic_lr as cyclic_lr
 from funcopt.schedules._cyclic import one_cycle_lr as one_cycle_lr
 from funcopt.schedules._inspect import Description as Description
 from funcopt.schedules._inspect import describe as describe
-from funcopt.schedules._inspect import plot as plot
 from funcopt.schedules._lambda import lambda_lr as lambda_lr
 from funcopt.schedules._lambda import multiplicative_lr as multiplicative_lr
 from funcopt.schedules._linear import constant_lr as constant_lr

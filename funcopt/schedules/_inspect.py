@@ -1,9 +1,7 @@
-"""Seeing a schedule before a run: its boundaries as a table, the usual mistakes, and its plot."""
+"""Seeing a schedule before a run: its boundaries as a table, and the usual mistakes."""
 
-import importlib
 import warnings
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -54,7 +52,7 @@ def describe(schedule: Schedule, steps: int) -> Description:
     """
     inner = as_schedule("describe", "schedule", schedule)
     steps = int(as_length("describe", "steps", steps, _checks.AT_LEAST_ONE))
-    values = _values("describe", inner, np.arange(steps + 1))
+    values = values_at("describe", inner, np.arange(steps + 1))
     rows = [(int(step), float(values[step])) for step in _boundaries(values)]
     problems = _find_problems(inner, values)
     for problem in problems:
@@ -62,44 +60,8 @@ def describe(schedule: Schedule, steps: int) -> Description:
     return Description(rows, problems)
 
 
-def plot(schedules: Schedule | Mapping[str, Schedule], steps: int) -> Any:
-    """Draws one schedule, or several below each other.
-
-    Args:
-        schedules: one that takes an array of steps, or a mapping from a name (of a hyperparameter, say) to one.
-        steps: number of updates to show, >= 1.
-
-    Returns:
-        A `matplotlib.figure.Figure`, on no canvas of pyplot's: save it, or return it in a notebook.
-
-    Raises:
-        ImportError: if matplotlib is not installed.
-
-    Example:
-        >>> from funcopt.schedules import one_cycle_lr
-        >>> cycle = one_cycle_lr(0.1, total_steps=100)
-        >>> figure = plot({"lr": cycle, "momentum": cycle.momentum}, steps=100)
-    """
-    steps = int(as_length("plot", "steps", steps, _checks.AT_LEAST_ONE))
-    named = schedules if isinstance(schedules, Mapping) else {"value": schedules}
-    if not named:
-        _checks.fail("plot", "schedules", "a schedule or a mapping with at least one", schedules)
-    lines = {name: as_schedule("plot", f"schedules[{name!r}]", schedule) for name, schedule in named.items()}
-    try:
-        figure_module = importlib.import_module("matplotlib.figure")
-    except ImportError as error:
-        raise ImportError("plot: needs matplotlib, which is not installed; pip install matplotlib") from error
-    figure = figure_module.Figure(figsize=(6.4, 1.2 + 2.0 * len(lines)), layout="constrained")
-    count = np.arange(steps)
-    axes = figure.subplots(len(lines), 1, sharex=True, squeeze=False)[:, 0]
-    for axis, (name, schedule) in zip(axes, lines.items(), strict=True):
-        axis.plot(count, _values("plot", schedule, count))
-        axis.set_ylabel(name)
-    axes[-1].set_xlabel("step")
-    return figure
-
-
-def _values(owner: str, schedule: Schedule, steps: np.ndarray) -> np.ndarray:
+def values_at(owner: str, schedule: Schedule, steps: np.ndarray) -> np.ndarray:
+    """A schedule's values as numbers."""
     values = schedule(steps)
     if is_traced(values):
         raise TypeError(
@@ -143,7 +105,7 @@ def _find_missed_minimum(schedule: Schedule, values: np.ndarray) -> list[str]:
     if steps < 2 or not values[-3] > values[-2] > values[-1]:
         return []
     later = np.unique(np.append(np.arange(steps, 2 * steps), np.linspace(2 * steps, _HORIZON * steps, 1000).round()))
-    beyond = _values("describe", schedule, later)
+    beyond = values_at("describe", schedule, later)
     lowest = int(np.argmin(beyond))
     # One that falls for ever, such as an exponential, has no minimum to reach; and schedules of n steps usually have
     # theirs at step n, one beyond the last update.

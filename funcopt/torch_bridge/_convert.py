@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import optax
-from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
 from funcopt import _checks
-from funcopt._tree import flatten, is_array
+from funcopt._parts import is_place, names_of
+from funcopt._tree import is_array
 from funcopt.rule import PyTree
 from funcopt.torch_bridge import _units
 from funcopt.torch_bridge._groups import GroupLeaves, is_group_leaves
@@ -45,7 +44,7 @@ def to_torch_state_dict(
         >>> groups = optimizer.state_dict()["param_groups"]
         >>> optimizer.load_state_dict(to_torch_state_dict(funcopt.adamw().init(params), params, groups))
     """
-    keys, treedef = _names(params)
+    keys, treedef = names_of(params)
     order = _order("to_torch_state_dict", param_groups, names, keys)
     lifted = _lift(state, treedef, keys)
     entries = _units.read_entries(lifted, [(0, key) for key in keys])
@@ -73,7 +72,7 @@ def from_torch_state_dict(
     Raises:
         ValueError: for a name that is not one of a parameter, and for state that is missing or of another shape.
     """
-    keys, treedef = _names(params)
+    keys, treedef = names_of(params)
     order = _order("from_torch_state_dict", state_dict["param_groups"], names, keys)
     lifted = _lift(state, treedef, keys)
     saved = _units.from_reference(state_dict, _units.form_of(lifted).units)
@@ -82,19 +81,6 @@ def from_torch_state_dict(
         entries[0, name] = dict(saved["state"].get(index, {}))
     loaded = _units.write_entries(lifted, entries, jax.devices()[0], lambda place: f"parameter {place[1]!r}")
     return _lower(loaded, treedef)
-
-
-def _names(params: PyTree) -> tuple[tuple[str, ...], Any]:
-    leaves, treedef = flatten(params)
-    paths = jax.tree_util.tree_leaves_with_path(treedef.unflatten(range(len(leaves))))
-    return tuple(".".join(map(_key_name, path)) for path, _ in paths), treedef
-
-
-def _key_name(key: Any) -> str:
-    match key:
-        case DictKey(key=name) | FlattenedIndexKey(key=name) | GetAttrKey(name=name) | SequenceKey(idx=name):
-            return str(name)
-    return str(key)
 
 
 def _order(
@@ -118,18 +104,13 @@ def _lift(state: PyTree, treedef: Any, keys: tuple[str, ...]) -> PyTree:
     """The state with what it keeps per parameter in the bridge's own node type."""
 
     def visit(node: PyTree) -> PyTree:
-        leaves, structure = jax.tree.flatten(node, is_leaf=_is_place)
+        leaves, structure = jax.tree.flatten(node, is_leaf=is_place)
         if structure == treedef:
             return GroupLeaves(0, keys, leaves)
         children, one_level = jax.tree.flatten(node, is_leaf=lambda x: x is not node)
         return node if is_array(node) else one_level.unflatten([visit(child) for child in children])
 
     return visit(state)
-
-
-def _is_place(node: object) -> bool:
-    """Whether a node stands for one parameter, though there may be nothing for it."""
-    return node is None or isinstance(node, optax.MaskedNode)
 
 
 def _lower(state: PyTree, treedef: Any) -> PyTree:

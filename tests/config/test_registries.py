@@ -24,7 +24,7 @@ def test_registries_have_everything() -> None:
     }
     assert set(OPTIMIZERS) >= complete - {"lbfgs"}
     assert {"sgd", "adam", "adamw", "rmsprop", "muon"} <= set(OPTIMIZERS)
-    not_schedules = {"describe", "plot"}
+    not_schedules = {"describe"}
     functions = {name for name in dir(schedules) if inspect.isfunction(getattr(schedules, name))}
     assert set(SCHEDULES) >= functions - not_schedules
     assert not_schedules.isdisjoint(SCHEDULES)

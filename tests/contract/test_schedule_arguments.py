@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import funcopt
-from funcopt import schedules
+from funcopt import plot, schedules
 from funcopt.schedules import exponential_lr, linear_lr
 
 STEPS = np.arange(45)
@@ -162,7 +162,7 @@ every_length = pytest.mark.parametrize(
 
 def test_every_number_that_a_factory_takes_is_in_a_row() -> None:
     for name, factory in vars(schedules).items():
-        if not inspect.isfunction(factory) or name in ("describe", "plot"):
+        if not inspect.isfunction(factory) or name == "describe":
             continue
         rows = [row for row in ROWS.values() if row.factory == name]
         covered = {argument for row in rows for argument in row.adapt({**row.values, **row.lengths})}
@@ -303,7 +303,7 @@ def test_schedule_in_an_optimizer_is_mapped_over_its_peak() -> None:
 
 
 def test_what_is_traced_is_not_described() -> None:
-    for look in (schedules.describe, schedules.plot):
-        with pytest.raises(TypeError, match=f"{look.__name__}: schedule must have values that are known"):
+    for name, look in {"describe": schedules.describe, "plot.schedules": plot.schedules}.items():
+        with pytest.raises(TypeError, match=f"{name}: schedule must have values that are known"):
             jax.vmap(lambda peak, look=look: look(linear_lr(peak), 10) and peak)(jnp.ones(2))
     assert schedules.describe(linear_lr(np.float32(0.5)), np.int32(10)).rows[-1] == (10, 0.5)  # pyright: ignore[reportArgumentType]

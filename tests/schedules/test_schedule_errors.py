@@ -8,7 +8,7 @@ from torch import nn, zeros
 from torch.optim import SGD, Optimizer
 from torch.optim import lr_scheduler as torch_lr
 
-from funcopt import schedules
+from funcopt import plot, schedules
 
 
 class Case(NamedTuple):
@@ -242,11 +242,11 @@ OURS = {
     "cycles_limit": ours(lambda: schedules.cycles(0.1, 5, cycle_limit=0), ValueError, "cycle_limit must be >= 1"),
     "cycles_k": ours(lambda: schedules.cycles(0.1, 5, k_decay=0.0), ValueError, "k_decay must be > 0, got 0.0"),
     "describe_steps": ours(lambda: schedules.describe(abs, 0), ValueError, "describe: steps must be >= 1, got 0"),
-    "plot_nothing": ours(lambda: schedules.plot({}, 5), ValueError, "plot: schedules must be"),
+    "plot_nothing": ours(lambda: plot.schedules({}, 5), ValueError, "plot.schedules: schedules must be"),
     "plot_member": ours(
-        lambda: schedules.plot({"lr": None}, 5),  # pyright: ignore[reportArgumentType]
+        lambda: plot.schedules({"lr": None}, 5),  # pyright: ignore[reportArgumentType]
         TypeError,
-        r"plot: schedules\['lr'\] must be a schedule or a number, got None",
+        r"plot.schedules: schedules\['lr'\] must be a schedule or a number, got None",
     ),
 }
 

@@ -1,7 +1,4 @@
-"""What `describe` finds and does not find, and what `plot` draws."""
-
-import sys
-from typing import Any
+"""What `describe` finds and does not find."""
 
 import numpy as np
 import pytest
@@ -65,22 +62,3 @@ def test_description_prints_a_table() -> None:
         text = str(schedules.describe(schedules.cosine_annealing_lr(0.1, 500), 100))
     assert text.splitlines()[:2] == ["step  value", "   0  0.1"]
     assert text.splitlines()[-1].startswith("! the minimum 0 is reached at step 500 only")
-
-
-def test_plot_draws_each_schedule() -> None:
-    pytest.importorskip("matplotlib")
-    cycle = schedules.one_cycle_lr(0.1, total_steps=50)
-    figure = schedules.plot({"lr": cycle, "momentum": cycle.momentum, "weight_decay": 0.1}, 50)  # pyright: ignore[reportArgumentType]
-    assert [axis.get_ylabel() for axis in figure.axes] == ["lr", "momentum", "weight_decay"]
-    for axis, schedule in zip(figure.axes, (cycle, cycle.momentum, lambda step: np.full(50, 0.1)), strict=True):
-        assert schedule is not None
-        x, y = axis.lines[0].get_data()
-        np.testing.assert_array_equal(x, np.arange(50))
-        np.testing.assert_array_equal(y, schedule(np.arange(50)))
-    assert len(schedules.plot(cycle, 50).axes) == 1
-
-
-def test_plot_says_that_matplotlib_is_missing(monkeypatch: Any) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"plot: needs matplotlib.*pip install matplotlib"):
-        schedules.plot(schedules.step_lr(0.1, 30), 10)
