@@ -172,6 +172,7 @@ from funcopt.transforms import MetricsState as MetricsState
 from funcopt.transforms import ParamsEmaState as ParamsEmaState
 from funcopt.transforms import ParamsSwaState as ParamsSwaState
 from funcopt.transforms import ReduceLrOnPlateauState as ReduceLrOnPlateauState
+from funcopt.transforms import StochasticRoundingState as StochasticRoundingState
 from funcopt.transforms import add_decayed_weights as add_decayed_weights
 from funcopt.transforms import averaged_params as averaged_params
 from funcopt.transforms import cautious as cautious
@@ -195,6 +196,7 @@ from funcopt.transforms import sam as sam
 from funcopt.transforms import scale as scale
 from funcopt.transforms import scale_by_learning_rate as scale_by_learning_rate
 from funcopt.transforms import scale_by_multipliers as scale_by_multipliers
+from funcopt.transforms import stochastic_rounding as stochastic_rounding
 from funcopt.transforms import train_params as train_params
 from funcopt.transforms import with_metrics as with_metrics
 

@@ -32,3 +32,5 @@ from funcopt.transforms._sam import sam as sam
 from funcopt.transforms._scale import scale as scale
 from funcopt.transforms._scale import scale_by_learning_rate as scale_by_learning_rate
 from funcopt.transforms._scale import scale_by_multipliers as scale_by_multipliers
+from funcopt.transforms._stochastic_rounding import StochasticRoundingState as StochasticRoundingState
+from funcopt.transforms._stochastic_rounding import stochastic_rounding as stochastic_rounding

@@ -72,6 +72,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "clip_by_global_norm": [{"max_norm": 0.5}],
     "clip_by_value": [{"clip_value": 0.5}],
     "kahan_sum": [{}],
+    "stochastic_rounding": [{"seed": 1}],
     "params_ema": [{"decay": 0.7}],
     "params_swa": [{"start_step": 1, "every": 1}],
     "lookahead_sync": [{"sync_period": 2}],

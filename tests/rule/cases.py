@@ -101,6 +101,7 @@ PARTS = [
     Case("scale", functools.partial(funcopt.scale, factor=0.5)),
     Case("scale_by_multipliers", functools.partial(funcopt.scale_by_multipliers, multipliers=0.5)),
     Case("kahan_sum", funcopt.kahan_sum, reads_params=True),
+    Case("stochastic_rounding", funcopt.stochastic_rounding, reads_params=True),
     Case("params_ema", funcopt.params_ema, reads_params=True),
     Case(
         "chain",

@@ -55,9 +55,8 @@ def test_explain(capsys: Any) -> None:
     text = run(capsys, "explain", "config.json", *model)
     assert text.startswith("adamw(weight_decay=0.05, amsgrad=True)\naround it: max_norm=1.0\n")
     assert "0.bias    3      bias_decay_mult  schedule  0 " in text
-    assert text.endswith(
-        "lr, over 40 updates\nstep  value\n   0  0.001\n   1  0.001\n  19  0.001\n  20  0.0001\n  39  0.0001\n  40  1e-05\n"
-    )
+    table = ["   0  0.001", "   1  0.001", "  19  0.001", "  20  0.0001", "  39  0.0001", "  40  0.0001"]
+    assert text.splitlines()[-8:] == ["lr, over 40 updates", "step  value", *table]
     found = json.loads(run(capsys, "explain", "config.json", *model, "--json"))
     assert found["schedules"]["lr"] == pytest.approx([1e-3] * 20 + [1e-4] * 20)
     assert [row["weight_decay"] for row in found["parameters"]] == ["0.05", "0", "0.05", "0", "0.05", "0"]
@@ -121,7 +120,7 @@ def test_compare(capsys: Any) -> None:
     found = json.loads(run(capsys, "compare", "optax:adamw(0.1)", "adamw(lr=0.1)", *options, status=1))
     assert found["equal"] is False
     assert found["steps"] == 3
-    assert found["reasons"][0].startswith("weight decay")
+    assert found["reasons"] == ["with weight_decay=0.0001 in b, as in a, they are equal"]
 
 
 def test_config(capsys: Any) -> None:
