@@ -1,6 +1,7 @@
 """funcopt's optimizers and schedules in MMEngine's registries: `dict(type="funcopt-adamw", lr=1e-3)` in a config."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmengine.optim.scheduler.param_scheduler import (  # pyright: ignore[reportMissingImports]
@@ -14,6 +15,7 @@ from funcopt.config import build_schedule
 from funcopt.groups._algorithms import Factory
 from funcopt.integrations._recipes import PREFIX, maker, recipes_or_own, refuse_taken
 from funcopt.kinds import Schedule
+from funcopt.torch_bridge import TorchBridge
 
 _OWNER = "funcopt.integrations.mmengine.register"
 
@@ -65,6 +67,9 @@ def register(
 ) -> tuple[str, ...]:
     """Gives MMEngine's `OPTIMIZERS` and `PARAM_SCHEDULERS` further names.
 
+    MMEngine's constructor multiplies `lr` and `weight_decay` by `paramwise_cfg` itself: a group that has these has no
+    live `lr_mult` and `decay_mult`.
+
     Args:
         recipes: factories by name, such as `{"mine": recipe}`; None for all of funcopt's optimizers.
         prefix: what the names begin with, `schedule`, that of `ScheduledParam`, included; "" for nothing.
@@ -86,7 +91,7 @@ def register(
         >>> type(wrapper.optimizer).__name__
         'TorchBridge'
     """
-    makers = {f"{prefix}{name}": maker(factory) for name, factory in recipes_or_own(recipes).items()}
+    makers = {f"{prefix}{name}": _maker(factory) for name, factory in recipes_or_own(recipes).items()}
     wanted: list[tuple[Registry, str, Any]] = [(OPTIMIZERS, name, make) for name, make in makers.items()]
     wanted.append((PARAM_SCHEDULERS, f"{prefix}schedule", ScheduledParam))
     for registry, name, module in wanted:
@@ -95,3 +100,19 @@ def register(
     for registry, name, module in wanted:
         registry.register_module(name, force=True, module=module)
     return tuple(makers)
+
+
+@functools.cache
+def _maker(factory: Factory) -> Callable[..., TorchBridge]:
+    make = maker(factory)
+
+    def make_from_groups(params: Any, **hyperparams: Any) -> TorchBridge:
+        return make([_without_multipliers(p) if isinstance(p, dict) else p for p in params], **hyperparams)
+
+    return make_from_groups
+
+
+def _without_multipliers(group: dict[str, Any]) -> dict[str, Any]:
+    """A group without the factors that MMEngine leaves beside the products, and the bridge would multiply by again."""
+    done = {f"{name}_mult" for name, value in (("lr", "lr"), ("decay", "weight_decay")) if value in group}
+    return {key: value for key, value in group.items() if key not in done}
