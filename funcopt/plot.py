@@ -17,6 +17,7 @@ try:
     from matplotlib.animation import FuncAnimation
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
+    from matplotlib.ticker import MaxNLocator
 except ImportError as error:
     raise ImportError("funcopt.plot: needs matplotlib, which is not installed; pip install 'funcopt[plot]'") from error
 
@@ -24,12 +25,14 @@ from funcopt import _checks
 from funcopt._memory import Memory
 from funcopt._parts import key_name
 from funcopt.groups import Table
+from funcopt.groups._explain import Row
 from funcopt.kinds import Schedule, integer
 from funcopt.rule import GradientTransformation, PyTree, step
 from funcopt.schedules._formula import as_schedule
 from funcopt.schedules._inspect import values_at
 
 _STEPS = integer(_checks.AT_LEAST_ONE)
+_INVISIBLE = 0.01  # bytes per parameter that a bar does not show
 _FAR = 100.0  # how far from the start a path is shown by default, in units of 1 + |start|
 
 
@@ -64,6 +67,7 @@ def schedules(schedules: Schedule | Mapping[str, Schedule], steps: int) -> Figur
         axis.plot(count, values)
         axis.set_ylabel(name)
     axes[-1].set_xlabel("step")
+    figure.align_ylabels()
     return figure
 
 
@@ -103,10 +107,10 @@ def paths(
     axis = figure.subplots()
     grid = np.meshgrid(*(np.linspace(low, high, 200) for low, high in limits))
     height = np.asarray(function(*map(jnp.asarray, grid)))
-    axis.contourf(
-        *grid, np.log(height - height.min() + 1e-3 * max(np.ptp(height), 1e-12)), levels=30, cmap="Greys", alpha=0.6
-    )
-    colours = colormaps["turbo"](np.linspace(0.1, 0.9, max(len(ways), 1)))
+    shade = np.log(height - height.min() + 1e-3 * max(np.ptp(height), 1e-12))
+    # The darkest grey lies beyond what is drawn, so that lines stay in front.
+    axis.contourf(*grid, shade, levels=30, cmap="Greys", vmin=shade.min(), vmax=shade.max() + 0.8 * np.ptp(shade))
+    colours = _colours(len(ways))
     lines = [
         axis.plot(*way.T, color=c, label=name, linewidth=1.5)[0]
         for (name, way), c in zip(ways.items(), colours, strict=False)
@@ -145,7 +149,7 @@ def groups(table: Table) -> Figure:
         >>> figure = plot.groups(table)
     """
     names = list(dict.fromkeys(row.group for row in table.rows))
-    colours = dict(zip(names, colormaps["tab10"](np.arange(len(names)) % 10), strict=True))
+    colours = dict(zip(names, _colours(len(names)), strict=True))
     figure = Figure(figsize=(8.0, 1.5 + 0.22 * len(table.rows)), layout="constrained")
     places = np.arange(len(table.rows))
     for axis, field in zip(figure.subplots(1, 2, sharey=True), ("lr", "weight_decay"), strict=True):
@@ -153,13 +157,15 @@ def groups(table: Table) -> Figure:
         axis.barh(places, np.nan_to_num(values), color=[colours[row.group] for row in table.rows])
         for place, row in enumerate(table.rows):
             axis.annotate(
-                f" {getattr(row, field)}",
+                f" {_short(row, field)}",
                 (max(np.nan_to_num(values[place]), 0.0), place),
                 va="center",
                 fontsize="x-small",
             )
         axis.set(xlabel=field.replace("_", " "), yticks=places, yticklabels=[row.name for row in table.rows])
-        axis.margins(x=0.3)
+        axis.margins(x=0.35)
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+        axis.ticklabel_format(axis="x", style="sci", scilimits=(-2, 3))
     figure.axes[0].invert_yaxis()
     handles = [Rectangle((0, 0), 1, 1, color=colour) for colour in colours.values()]
     figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 3), fontsize="x-small")
@@ -182,7 +188,7 @@ def curves(curves: Mapping[str, Sequence[float]], *, label: str = "loss", log: b
     axis = figure.subplots()
     for i, (name, values) in enumerate(curves.items()):
         own = np.asarray(values, np.float64)
-        style = {"linewidth": 5, "alpha": 0.3} if i == 0 and len(curves) > 1 else {"linewidth": 1.3}
+        style: dict[str, Any] = {"linewidth": 5, "alpha": 0.3} if i == 0 and len(curves) > 1 else {"linewidth": 1.3}
         axis.plot(own, label=name, linestyle="-" if i < 2 else (0, (4, 2 + i)), **style)
     axis.set(xlabel="step", ylabel=label, yscale="log" if log else "linear")
     axis.legend()
@@ -229,15 +235,22 @@ def memory(memories: Mapping[str, Memory]) -> Figure:
         ...     {name: funcopt.memory(funcopt.algorithms()[name].factory(), params) for name in ("sgd", "adamw")}
         ... )
     """
-    keys = list(dict.fromkeys(row.key for own in memories.values() for row in own.rows))
+    sizes: dict[str, list[float]] = {}
+    for i, own in enumerate(memories.values()):
+        for row in own.rows:
+            size = sizes.setdefault(row.key, [0.0] * len(memories))
+            size[i] += row.bytes / max(own.params, 1)
+    shown = [key for key, size in sizes.items() if max(size) > _INVISIBLE]
     figure = Figure(figsize=(7.0, 1.4 + 0.35 * len(memories)), layout="constrained")
     axis = figure.subplots()
     places, ends = np.arange(len(memories)), np.zeros(len(memories))
-    for key, colour in zip(keys, colormaps["tab20"](np.arange(len(keys)) % 20), strict=True):
-        size = [sum(row.bytes for row in own.rows if row.key == key) / max(own.params, 1) for own in memories.values()]
-        axis.barh(places, size, left=ends, color=colour, label=key if max(size) > 0.01 else None)
-        ends = ends + size
+    for key, colour in zip(shown, _colours(len(shown)), strict=True):
+        axis.barh(places, sizes[key], left=ends, color=colour, label=key)
+        ends = ends + sizes[key]
+    for place, end, own in zip(places, ends, memories.values(), strict=True):
+        axis.annotate(f" {round(own.bytes_per_element, 3):.3g}", (end, place), va="center", fontsize="small")
     axis.set(xlabel="bytes of state for each parameter", yticks=places, yticklabels=list(memories))
+    axis.set_xlim(0, 1.12 * max(ends, default=0.0) or 1.0)
     axis.invert_yaxis()
     figure.legend(loc="outside right upper", fontsize="x-small")
     return figure
@@ -307,6 +320,18 @@ def _widened(values: np.ndarray) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
     margin = 0.15 * (high - low) or 1.0
     return low - margin, high + margin
+
+
+def _colours(count: int) -> np.ndarray:
+    """Colours that can be told apart, of lines and bars."""
+    if count <= 10:
+        return colormaps["tab10"](np.arange(count))
+    return colormaps["turbo"](np.linspace(0.05, 0.95, count))
+
+
+def _short(row: Row, field: str) -> str:
+    value = _number(getattr(row, field))
+    return row.algorithm if row.algorithm == "frozen" else getattr(row, field) if np.isnan(value) else f"{value:.3g}"
 
 
 def _number(text: str) -> float:

@@ -55,6 +55,15 @@ def test_groups_have_a_bar_for_each_parameter() -> None:
     assert [label.get_text() for label in lr.get_yticklabels()] == ["backbone.b", "backbone.w", "head"]
     np.testing.assert_allclose([bar.get_width() for bar in lr.patches], [1e-3, 1e-3, 0.0])  # pyright: ignore[reportAttributeAccessIssue]
     np.testing.assert_allclose([bar.get_width() for bar in decay.patches], [0.0, 0.1, 0.0])  # pyright: ignore[reportAttributeAccessIssue]
+    assert [text.get_text().strip() for text in lr.texts] == ["0.001", "0.001", "frozen"]
+
+
+def test_many_groups_have_a_colour_each() -> None:
+    params = {f"layer{i}": jnp.ones(2) for i in range(14)}
+    rules = [Rule(path=name, lr_mult=1.0 / (2 + i)) for i, name in enumerate(params)]
+    lr, _ = plot.groups(group_params(params, rules, "adamw").explain(lr=1e-3, weight_decay=0.1)).axes
+    assert len({bar.get_facecolor() for bar in lr.patches}) == 14
+    assert "0.000333" in {text.get_text().strip() for text in lr.texts}
 
 
 def test_curves_and_ratios() -> None:
@@ -77,6 +86,8 @@ def test_memory_is_in_bytes_for_each_parameter() -> None:
     assert [label.get_text() for label in axis.get_yticklabels()] == ["adamw", "sgd"]
     total = sum(bar.get_width() for bar in axis.patches[::2])  # pyright: ignore[reportAttributeAccessIssue]
     assert total == pytest.approx(memories["adamw"].bytes_per_element)
+    assert [text.get_text().strip() for text in axis.texts] == [f"{total:.3g}", "0.19"]
+    assert axis.get_xlim()[1] > total
 
 
 def test_sharding_has_a_field_for_each_part() -> None:
