@@ -71,8 +71,8 @@ def memory(optimizer: Any, params: PyTree = None) -> Memory:
     Example:
         >>> import funcopt, jax, jax.numpy as jnp
         >>> params = {"w": jax.ShapeDtypeStruct((4096, 4096), jnp.bfloat16)}
-        >>> funcopt.memory(funcopt.adamw(1e-3), params).bytes_per_element
-        4.0
+        >>> print(f"{funcopt.memory(funcopt.adamw(1e-3), params).bytes_per_element:.2f}")
+        4.00
     """
     if hasattr(optimizer, "param_groups"):
         found, own = [*_of_torch(optimizer)], [p for group in optimizer.param_groups for p in group["params"]]

@@ -16,7 +16,14 @@ from funcopt._tree import compute_dtype, is_static, typed_sharding, weak
 
 
 def lerp(start: jax.Array, end: jax.Array, weight: Any) -> jax.Array:
-    """`torch.lerp`: from `start` to `end` by `weight`, exact at both ends."""
+    """`torch.lerp`: from `start` to `end` by `weight`, exact at both ends.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from funcopt.frame import lerp
+        >>> lerp(jnp.array([1.0]), jnp.array([3.0]), 0.25)
+        Array([1.5], dtype=float32)
+    """
     near_end = weight >= 0.5
     if isinstance(near_end, bool):
         return end - (end - start) * (1 - weight) if near_end else start + weight * (end - start)
@@ -50,7 +57,13 @@ def log(beta: Any) -> Any:
 
 
 def bias_correction(beta: Any, step: Any) -> jax.Array:
-    """`1 - beta**step` for a float step >= 1, without the cancellation that costs float32 1,800 ulp (beta 0.9999)."""
+    """`1 - beta**step` for a float step >= 1, without the cancellation that costs float32 1,800 ulp (beta 0.9999).
+
+    Example:
+        >>> from funcopt.frame import bias_correction
+        >>> print(f"{bias_correction(0.9, 2.0):.2f}")
+        0.19
+    """
     return -jnp.expm1(step * log(beta))
 
 
@@ -90,7 +103,14 @@ def _root_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[ja
 
 @functools.partial(jax.jit, inline=True)  # traced once for each shape: a custom derivative takes 0.2 ms to trace
 def root(x: jax.Array) -> jax.Array:
-    """The square root, whose derivative at 0 is 0: so are those of an update where a gradient is 0, and not NaN."""
+    """The square root, whose derivative at 0 is 0: so are those of an update where a gradient is 0, and not NaN.
+
+    Example:
+        >>> import jax
+        >>> from funcopt.frame import root
+        >>> float(root(9.0)), float(jax.grad(root)(0.0))
+        (3.0, 0.0)
+    """
     return _root(x)
 
 

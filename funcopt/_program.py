@@ -162,6 +162,12 @@ def named_chain(*transformations: tuple[str, GradientTransformation]) -> Gradien
     Raises:
         TypeError: for what is no transformation.
         ValueError: for a name that occurs twice.
+
+    Example:
+        >>> import funcopt, jax.numpy as jnp
+        >>> tx = funcopt.named_chain(("clip", funcopt.clip_by_global_norm(1.0)), ("lion", funcopt.lion(1e-4)))
+        >>> sorted(tx.init(jnp.ones(2)))
+        ['clip', 'lion']
     """
     names = [name for name, _ in transformations]
     if len(set(names)) < len(names):

@@ -25,12 +25,26 @@ from funcopt.rule import Frame, Rule, asked_for, asking
 
 
 def is_zero(value: Any) -> bool:
-    """Whether a number is a plain 0, which switches off what it is multiplied with."""
+    """Whether a number is a plain 0, which switches off what it is multiplied with.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from funcopt.frame import is_zero
+        >>> is_zero(0.0), is_zero(jnp.zeros(()))
+        (True, False)
+    """
     return is_static(value) and value == 0
 
 
 def decayed(update: jax.Array, param: Any, weight_decay: Any) -> jax.Array:
-    """As in torch, a plain 0 leaves the update alone, where 0 * inf would make it NaN."""
+    """As in torch, a plain 0 leaves the update alone, where 0 * inf would make it NaN.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from funcopt.frame import decayed
+        >>> decayed(jnp.array([1.0]), jnp.array([4.0]), 0.25)
+        Array([2.], dtype=float32)
+    """
     return update if is_zero(weight_decay) else update + weight_decay * param
 
 
@@ -49,7 +63,13 @@ def moved(momentum: Any, buffer: jax.Array, update: jax.Array, weight: Any = 1.0
 
 
 def decay_rows(weight_decay: Any) -> Handling:
-    """Decay would change all rows. A traced number is let through: the bridge checks that it is 0, as torch does."""
+    """Decay would change all rows. A traced number is let through: the bridge checks that it is 0, as torch does.
+
+    Example:
+        >>> from funcopt.frame import decay_rows
+        >>> decay_rows(0.0), decay_rows(0.1)
+        ('rows', 'refuse')
+    """
     return "refuse" if is_static(weight_decay) and weight_decay != 0 else "rows"
 
 
@@ -95,7 +115,17 @@ def descend(
 
 
 def redirected(rule: Rule, change: Callable[[Rule], Rule]) -> Rule:
-    """A rule with another direction, where what it is made of is known; otherwise `change` of all of it."""
+    """A rule with another direction, where what it is made of is known; otherwise `change` of all of it.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from funcopt.frame import descend, redirected
+        >>> from funcopt.rule import Rule
+        >>> plain = descend(Rule(lambda g, state: (g, state), lambda p: ()), 0.1)
+        >>> signed = redirected(plain, lambda inner: inner._replace(update=lambda g, state: (jnp.sign(g), state)))
+        >>> signed.update(jnp.array([3.0]), ())[0]
+        Array([-0.1], dtype=float32)
+    """
     frame = rule.frame
     if frame is None or frame.direction is None:
         return change(rule)._replace(frame=frame)

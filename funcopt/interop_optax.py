@@ -70,6 +70,11 @@ def to_optax_state(state: PyTree, optax_state: PyTree) -> PyTree:
     Raises:
         ValueError: if the states do not have the same parts in the same order, if shapes differ, or if parameters have
             counts of their own, since optax has one for all.
+
+    Example:
+        >>> import funcopt, optax
+        >>> params = {"w": 1.0}
+        >>> state = funcopt.to_optax_state(funcopt.adamw(1e-3).init(params), optax.adamw(1e-3).init(params))
     """
     return _convert("to_optax_state", state, optax_state, 0)
 

@@ -58,7 +58,13 @@ def fixed(allowed: Range) -> Kind:
 
 
 def integer(allowed: Range) -> Kind:
-    """An integer, which decides what is traced or how often a loop runs; no schedule."""
+    """An integer, which decides what is traced or how often a loop runs; no schedule.
+
+    Example:
+        >>> from funcopt.kinds import Range, integer
+        >>> integer(Range(">= 1", lambda x: x >= 1))
+        an integer >= 1
+    """
 
     def check(owner: str, argument: str, value: Any) -> None:
         _checks.check_not_scheduled(owner, argument, value)
@@ -68,7 +74,13 @@ def integer(allowed: Range) -> Kind:
 
 
 def choice(*names: str) -> Kind:
-    """One of some names, or None for the default."""
+    """One of some names, or None for the default.
+
+    Example:
+        >>> from funcopt.kinds import choice
+        >>> choice("rows", "columns")
+        None | 'rows' | 'columns'
+    """
 
     def check(owner: str, argument: str, value: Any) -> None:
         _checks.check_not_scheduled(owner, argument, value)

@@ -66,7 +66,15 @@ class Keys(NamedTuple):
 
 
 class Factory(Protocol[P_call]):
-    """What `transformation` makes: the public function, and the rule that it lifts."""
+    """What `transformation` makes: the public function, and the rule that it lifts.
+
+    Example:
+        >>> import funcopt
+        >>> from funcopt.rule import Factory
+        >>> factory: Factory = funcopt.lion
+        >>> factory.kinds["lr"], factory.elementwise
+        (>= 0, True)
+    """
 
     __name__: str
     __doc__: str | None
@@ -163,14 +171,28 @@ def _with_arguments(doc: str, source: str, names: Sequence[str]) -> str:
 
 @functools.cache
 def state_class(factory: Factory[...]) -> type | None:
-    """The class of a definition's state for one array; None where it keeps nothing."""
+    """The class of a definition's state for one array; None where it keeps nothing.
+
+    Example:
+        >>> import funcopt
+        >>> from funcopt.rule import state_class
+        >>> state_class(funcopt.adamw).__name__
+        'AdamState'
+    """
     given = {n: p.default for n, p in inspect.signature(factory).parameters.items()}
     rule = factory.rule(**{n: 1.0 if value is inspect.Parameter.empty else value for n, value in given.items()})
     return None if rule.init is None else type(jax.eval_shape(rule.init, jax.ShapeDtypeStruct((2, 2), jnp.float32)))
 
 
 def keys_of(state: object) -> Keys | None:
-    """How torch's checkpoints differ from a state; None if they do not, or it is none of a definition's."""
+    """How torch's checkpoints differ from a state; None if they do not, or it is none of a definition's.
+
+    Example:
+        >>> import funcopt, jax.numpy as jnp
+        >>> from funcopt.rule import keys_of
+        >>> keys_of(funcopt.sgd(0.1, momentum=0.9).init(jnp.ones(2))) is None
+        False
+    """
     return _keys_of_class(type(state)) if hasattr(state, "_fields") else None
 
 

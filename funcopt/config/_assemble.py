@@ -43,7 +43,10 @@ def groups_of(spec: OptimizerSpec, model: Any) -> Groups:
     """A model's parameters under the rules of what was read, and those of its own groups."""
     model, own_rules = _read_groups(model)
     algorithm = None if is_optimizer_class(spec.algorithm) else spec.algorithm
-    return group_params(model, [*spec.rules, *own_rules], algorithm, tied=spec.tied)
+    groups = group_params(model, [*spec.rules, *own_rules], algorithm, tied=spec.tied)
+    if spec.decayed_first:
+        groups.groups.sort(key=lambda group: "decay_mult" in group.settings)
+    return groups
 
 
 def _assemble_class(spec: OptimizerSpec, groups: Groups) -> Any:

@@ -76,10 +76,10 @@ def explain(cfg: Any, model: Any, *, steps_per_epoch: int | None = None, **hyper
 
     Example:
         >>> import jax.numpy as jnp
-        >>> params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+        >>> params = {"w": jnp.ones((2, 2)), "bias": jnp.ones(2)}
         >>> found = explain({"type": "SGD", "lr": 0.1, "paramwise_cfg": {"bias_lr_mult": 2.0}}, params)
         >>> found.algorithm, [(row.name, row.lr) for row in found.table.rows]
-        ('sgd', [('b', '0.2'), ('w', '0.1')])
+        ('sgd', [('bias', '0.2'), ('w', '0.1')])
     """
     spec = read_spec(cfg, model, steps_per_epoch, hyperparams)
     arguments = arguments_of(spec.algorithm)

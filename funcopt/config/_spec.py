@@ -27,10 +27,15 @@ class Wrapper:
 
 @dataclasses.dataclass
 class OptimizerSpec:
-    """An optimizer's definition: the algorithm, its hyperparameters, the rules for groups, what is put around it."""
+    """An optimizer's definition: the algorithm, its hyperparameters, the rules for groups, what is put around it.
+
+    `decayed_first`: whether the reference's groups are those with weight decay and then those without, whatever the
+    model has first; checkpoints load by position.
+    """
 
     algorithm: Any
     hyperparams: dict[str, Any]
     rules: list[Rule] = dataclasses.field(default_factory=list)
     tied: Literal["error", "first"] = "error"
     wrapper: Wrapper = dataclasses.field(default_factory=Wrapper)
+    decayed_first: bool = False

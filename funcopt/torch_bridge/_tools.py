@@ -1,5 +1,6 @@
 """What the tools need of torch: its devices and its files."""
 
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,7 +32,10 @@ def read_checkpoint(path: str, key: str | None) -> dict[str, Any]:
     Raises:
         ValueError: if there is none.
     """
-    found = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path}: the file must hold nothing but tensors and plain data, and would run code") from error
     for name in (key or "").split(".") if key else ():
         if not isinstance(found, dict) or name not in found:
             raise ValueError(f"--key {key}: the file must have it, got {_keys(found)}")

@@ -6,11 +6,13 @@ has a `step` for each. A name that occurs twice in a chain gets a number from it
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import torch
 from jax.tree_util import DictKey, GetAttrKey
 
@@ -26,6 +28,9 @@ SHOWN = "hyperparams."
 
 _COUNTS = frozenset({"step", "update_counter"})
 """What counts updates, and is known without asking a device for it."""
+
+_ARRAYS = (torch.Tensor, np.ndarray, np.generic, jax.Array, numbers.Number, list, tuple)
+"""What a checkpoint may have for an array; of all else no method is called."""
 
 Entry = dict[str, Any]
 
@@ -317,6 +322,8 @@ def value_of(unit: Unit, entry: Mapping[str, Any], place: str, owner: str, error
         if unit.name.startswith(SHOWN) or unit.own:
             return None
         raise error(f"{owner}: {place} must have the state {unit.name!r}, got {', '.join(entry) or 'none'}")
+    if not isinstance(value, _ARRAYS):
+        raise error(f"{owner}: {unit.name} of {place} must be a tensor or a number, got a {type(value).__name__}")
     if isinstance(value, torch.Tensor) and value.layout != torch.strided:
         value = value.to_dense()  # as torch's SGD keeps a momentum after sparse gradients
     tensor = torch.as_tensor(value)

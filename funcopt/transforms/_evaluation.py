@@ -51,6 +51,12 @@ def train_params(state: PyTree, params: PyTree) -> PyTree:
 
     Raises:
         ValueError: if nothing in the state tells them, as an average that the training does not read.
+
+    Example:
+        >>> import funcopt, jax.numpy as jnp
+        >>> tx, params = funcopt.schedule_free_sgd(0.1), {"w": jnp.ones(2)}
+        >>> params, state = funcopt.step(tx, params, tx.init(params), params)
+        >>> again = funcopt.train_params(state, funcopt.eval_params(state, params))
     """
     found = _keeper(state, "train_params")
     if getattr(type(found), "trained", None) is None:

@@ -606,3 +606,27 @@ def test_more_errors() -> None:
         build_optimizer(Path("config.toml"), net())
     with pytest.raises(ValueError, match="'LBFGS2' must be one of the registered optimizers"):
         build_optimizer(type("LBFGS2", (torch.optim.SGD,), {})(net().parameters()), net())
+
+
+SWIN = {"TRAIN": {"BASE_LR": 1e-3, "WEIGHT_DECAY": 0.1, "OPTIMIZER": {"NAME": "adamw"}}}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"optim": "adamw_torch", "learning_rate": 1e-3, "weight_decay": 0.1}, SWIN],
+    ids=["Hugging Face", "Swin"],
+)
+def test_groups_come_in_the_reference_s_order(config: Any) -> None:
+    """First what decays, wherever the model has it, so that the reference's checkpoint loads by position."""
+    torch = pytest.importorskip("torch")
+    linear = torch.nn.Linear(4, 4, bias=False)
+    model = torch.nn.ModuleDict({"first_norm": torch.nn.LayerNorm(4, bias=False), "linear": linear})
+    decays, stays = [linear.weight], [model["first_norm"].weight]
+    theirs = torch.optim.AdamW([{"params": decays}, {"params": stays, "weight_decay": 0.0}], lr=1e-3)
+    for i, p in enumerate([*decays, *stays]):
+        p.grad = torch.full_like(p, i + 1.0)
+    theirs.step()
+    ours = build_optimizer(config, model)
+    ours.load_state_dict(theirs.state_dict())
+    for p in [*decays, *stays]:
+        assert torch.equal(ours.state[p]["exp_avg"], theirs.state[p]["exp_avg"])

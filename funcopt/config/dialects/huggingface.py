@@ -173,7 +173,7 @@ def read(cfg: Mapping[str, Any]) -> OptimizerSpec:
     if optim.projects:
         return _read_projected(optim, values, given["optim_target_modules"])
     values["weight_decay"] = given["weight_decay"]
-    return OptimizerSpec(OPTIMIZERS.get(optim.algorithm), values, huggingface_rules(), tied="first")
+    return OptimizerSpec(OPTIMIZERS.get(optim.algorithm), values, huggingface_rules(), tied="first", decayed_first=True)
 
 
 def _taken(optim: _Optim, given: Mapping[str, Any]) -> dict[str, Any]:

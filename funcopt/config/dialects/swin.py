@@ -32,7 +32,7 @@ def read(cfg: Mapping[str, Any], model: Any) -> OptimizerSpec:
     else:
         own = {"eps": section.get("EPS", 1e-8), "betas": tuple(section.get("BETAS", (0.9, 0.999)))}
     values = {"lr": train["BASE_LR"], "weight_decay": train["WEIGHT_DECAY"], **own}
-    return OptimizerSpec(OPTIMIZERS.get(name), values, swin_rules(model))
+    return OptimizerSpec(OPTIMIZERS.get(name), values, swin_rules(model), decayed_first=True)
 
 
 def read_schedule(train: Mapping[str, Any], base_lr: float | None, steps_per_epoch: int) -> Schedule:
