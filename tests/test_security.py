@@ -94,11 +94,9 @@ def test_what_a_loaded_dict_contains_is_not_called() -> None:
     saved = torch.optim.AdamW([param]).state_dict()
     saved["state"][0] = {"step": torch.tensor(1.0), "exp_avg": Calls(), "exp_avg_sq": Calls()}
     own = optim.AdamW([param])
-    with pytest.raises((ValueError, TypeError)):
+    with pytest.raises(ValueError, match="exp_avg of parameter 0 of group 0 must be a tensor or a number, got a Calls"):
         own.load_state_dict(saved)
-        param.grad = torch.ones(2)
-        own.step()
     tx = funcopt.adamw()
-    with pytest.raises((ValueError, TypeError)):
+    with pytest.raises(ValueError, match="must be a tensor or a number, got a Calls"):
         from_torch_state_dict(saved, tx.init({"w": np.ones(2)}), {"w": np.ones(2)}, ["w"])
     assert called == []

@@ -99,12 +99,12 @@ def _shown(value: Any) -> str:
     return f"`{value!r}`".replace("|", "\\|")
 
 
-def _documented(module: str, names: list[str]) -> Iterator[str]:
+def _documented(names: list[str]) -> Iterator[str]:
     for full in names:
         if full == "funcopt.TorchBridge":
             yield "\n`funcopt.TorchBridge` is [](#funcopt.torch_bridge.TorchBridge)\n"
             continue
-        value = getattr(importlib.import_module(module), full.rpartition(".")[2])
+        value = _value(full)
         kind = "autoclass" if inspect.isclass(value) else "autofunction"
         # A state is a tuple of trees: its fields are in its source, and on the page of its algorithm.
         options = ["   :members:"] if kind == "autoclass" and not _is_state(value) else []
@@ -187,7 +187,7 @@ def write(folder: Path) -> None:
     lines = [line for full in pages["directions"] for line in _of_direction(full)]
     _replace(folder / "directions.md", "\n".join([head, *lines]) + "\n")
     for module, text in MODULES.items():
-        body = "\n".join(_documented(module, pages[module]))
+        body = "\n".join(_documented(pages[module]))
         _replace(folder / f"{module}.md", f"# {module}\n\n{text}\n{body}\n")
 
 
@@ -213,18 +213,17 @@ def examples() -> str:
     return "\n".join([*blocks, *scripts, *docstrings])
 
 
+def _value(full: str) -> Any:
+    module, _, name = full.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
 def without_example() -> list[str]:
     """Public names that no example uses; classes of states are what functions return, and nobody writes their names."""
     text = set(re.findall(r"\w+", examples()))
-    return [
-        full
-        for module, names in entries().items()
-        for full in names
-        if RESULTS.get(full.rpartition(".")[2], full.rpartition(".")[2]) not in text
-        and not (
-            module != "optimizers" and _is_state(getattr(importlib.import_module(module), full.rpartition(".")[2]))
-        )
-    ]
+    names = [full for own in entries().values() for full in own]
+    shown = {full: full.rpartition(".")[2] for full in names}
+    return [full for full in names if RESULTS.get(shown[full], shown[full]) not in text and not _is_state(_value(full))]
 
 
 def without_entry() -> list[str]:
@@ -260,7 +259,9 @@ def as_rst(app: Any, what: str, name: str, value: Any, options: Any, lines: list
 
 
 def _as_list_table(table: str) -> str:
-    rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in table.splitlines() if line.strip()]
+    rows = [
+        [cell.strip() for cell in line.strip().strip("|").split("|")] for line in table.splitlines() if line.strip()
+    ]
     rows = [row for row in rows if not all(set(cell) <= set("-:") and cell for cell in row)]
     lines = ["", ".. list-table::", "   :header-rows: 1", ""]
     for row in rows:
