@@ -18,7 +18,8 @@ from funcopt import plot
 # One weight
 # ----------
 #
-# 300 updates of -0.001 each should bring 1.0 to 0.7.
+# 300 updates of -0.001 each should bring 1.0 to 0.7. By chance a single weight is a little ahead or behind; over many
+# weights that evens out.
 
 
 def fall(*parts):

@@ -73,7 +73,7 @@ print_ends(beale, plain, optimizers)
 #
 # ``animated=True`` gives a ``FuncAnimation``, for a notebook or ``animation.save("paths.gif", writer="pillow")``.
 
-animation = plot.paths(beale, optimizers, start=(3.0, 1.5), steps=150, xlim=(0, 4.5), ylim=(-1, 2), animated=True)
+animation = plot.paths(beale, optimizers, start=(3.0, 1.5), steps=100, xlim=(0, 4.5), ylim=(-1, 2), animated=True)
 
 # %%
 # A surface is any function of ``jax.numpy``'s operations: here a bowl with ripples, in which small steps get caught.
