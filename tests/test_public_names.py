@@ -61,6 +61,6 @@ def test_integrations() -> None:
     assert {path.stem for path in folder.glob("[!_]*.py")} == {*INTEGRATIONS}
     for module, names in INTEGRATIONS.items():
         tree = ast.parse((folder / f"{module}.py").read_text())
-        defined = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
-        assert {node.name for node in defined if not node.name.startswith("_")} == names
-        assert all(map(ast.get_docstring, defined))
+        defined = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        assert {name for name in defined if not name.startswith("_")} == names
+        assert all(ast.get_docstring(defined[name]) for name in names)
