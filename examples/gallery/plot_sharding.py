@@ -10,7 +10,7 @@ import re
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 import funcopt
@@ -23,7 +23,7 @@ with contextlib.suppress(RuntimeError):  # JAX is at work already, with the devi
 # Eight devices as a mesh of four by two: rows of a matrix go over ``data``, as in FSDP, columns over ``model``, as in
 # tensor parallelism.
 
-mesh = jax.make_mesh((4, 2), ("data", "model"))
+mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
 layout = {
     "embed": Spec("data", None),
     "up": Spec("data", "model"),
