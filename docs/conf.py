@@ -3,8 +3,11 @@
 import sys
 from pathlib import Path
 
+import jax
+
 import funcopt
 
+jax.config.update("jax_num_cpu_devices", 8)  # for the picture of a mesh, before anything is computed
 sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
 project = "funcopt"

@@ -114,6 +114,12 @@ def root(x: jax.Array) -> jax.Array:
     return _root(x)
 
 
+def capped(x: jax.Array, base: jax.Array, factor: Any) -> jax.Array:
+    """`min(x, base * factor)`; a factor of infinity caps nothing, and leaves no derivative of 0 * inf."""
+    endless = factor == float("inf")
+    return jnp.where(endless, x, jnp.minimum(x, base * jnp.where(endless, 1.0, factor)))
+
+
 def norm(x: jax.Array) -> jax.Array:
     """The 2-norm of all elements, as a hyperparameter is: a scalar that takes the dtype of what it meets."""
     return weak(root(jnp.sum(x * x)))

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funcopt._numerics import bias_correction, number_of, once, root
+from funcopt._numerics import bias_correction, capped, number_of, once, root
 from funcopt._tree import weak
 from funcopt.frame import decayed
 from funcopt.kinds import AtLeastOne, Betas, Flag, NonNegative, Positive
@@ -102,7 +102,7 @@ def dadapt_adam(
         numerator = beta3 * old + (1 - beta3) * gained
         moves = norm > 0
         estimate = numerator / ((1 - beta3) * jnp.where(moves, norm, 1.0))
-        new_d = jnp.maximum(d, jnp.minimum(estimate, d * growth_rate))
+        new_d = jnp.maximum(d, capped(estimate, d, growth_rate))
         m = beta1 * s.exp_avg + rate(s) * (1 - beta1) * g
         v = beta2 * s.exp_avg_sq + (1 - beta2) * g * g
         u = decayed(m / (root(v) + eps), param, rate(s) * weight_decay if decouple else 0.0)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from funcopt import _checks
-from funcopt._numerics import bias_correction, number_of, once, root
+from funcopt._numerics import bias_correction, capped, number_of, once, root
 from funcopt._tree import weak
 from funcopt.frame import decayed
 from funcopt.kinds import AtLeastOne, Betas, Flag, Hyperparameter, NonNegative, Positive, number
@@ -120,7 +120,7 @@ def prodigy(
         start = d <= d0 * (1 + 2.0**-20)  # equal, but for the rounding of the number that is kept
         grown = jnp.where(start, jnp.maximum(d, estimate), d)
         d_max = jnp.maximum(weak(s.d_max), estimate)
-        new_d = jnp.minimum(d_max, grown * growth_rate)
+        new_d = capped(d_max, grown, growth_rate)
         m = beta1 * s.exp_avg + d * (1 - beta1) * g
         v = beta2 * s.exp_avg_sq + d * d * (1 - beta2) * g * g
         u = -rate(s) * decayed(m / (root(v) + new_d * eps), param, weight_decay if decouple else 0.0)

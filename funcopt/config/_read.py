@@ -5,6 +5,7 @@ import importlib
 import inspect
 import json
 import pathlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from funcopt import _checks
 from funcopt._names import nearest
 
 _SUFFIXES = (".json", ".yaml", ".yml")
+_WITHOUT_DOT = re.compile(r"[-+]?\d+[eE][-+]?\d+")  # a number that YAML 1.1 reads as text, for want of a dot
 
 
 def is_file(cfg: object) -> bool:
@@ -57,17 +59,12 @@ def _load(path: pathlib.Path) -> Any:
 
 
 def _with_numbers(value: Any) -> Any:
-    """YAML 1.1 reads 1e-3 as text, for want of a dot."""
+    """What was read of YAML with 1e-3 as a number; other texts stay texts, such as the path "0"."""
     if isinstance(value, dict):
         return {key: _with_numbers(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_with_numbers(item) for item in value]
-    if isinstance(value, str) and value[:1] in "-+.0123456789":
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+    return float(value) if isinstance(value, str) and _WITHOUT_DOT.fullmatch(value) else value
 
 
 def name_of_type(kind: Any) -> Any:

@@ -35,7 +35,7 @@ def read_checkpoint(path: str, key: str | None) -> dict[str, Any]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path}: the file must hold nothing but tensors and plain data, and would run code") from error
+        raise ValueError(f"{path}: the file must hold tensors and plain data only, and would run code") from error
     for name in (key or "").split(".") if key else ():
         if not isinstance(found, dict) or name not in found:
             raise ValueError(f"--key {key}: the file must have it, got {_keys(found)}")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_readme import blocks_of, run
+from pages import blocks_of, run
 from twins import ROUNDING, difference, make_model, train
 
 import funcopt
@@ -78,7 +78,7 @@ def test_example(name: str, tmp_path: Path) -> None:
     assert low <= float(found[1]) <= high
 
 
-BLOCKS = [pytest.param(block, id=str(i)) for i, block in enumerate(blocks_of(PAGE))]
+BLOCKS = [pytest.param(block, id=str(i)) for i, block in enumerate(blocks_of(ROOT / PAGE))]
 
 
 @pytest.mark.parametrize("block", BLOCKS)

@@ -352,6 +352,14 @@ def test_files(suffix: str, tmp_path: Path) -> None:
         assert isinstance(to_config(optimizer), Mapping)
 
 
+def test_texts_of_yaml_stay_texts(tmp_path: Path) -> None:
+    pytest.importorskip("yaml")
+    path = tmp_path / "config.yaml"
+    path.write_text('type: AdamW\nlr: 1e-3\nrules: [{path: "0", lr_mult: 2e+0}]\n')
+    optimizer = build_optimizer(path, torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)))
+    assert [group.get("lr_mult") for group in optimizer.param_groups] == [2.0, None]
+
+
 def test_yaml_without_its_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("type: AdamW\n")
