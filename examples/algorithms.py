@@ -137,14 +137,18 @@ def apart(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
 
 def draw(problems: list[Problem], ways: dict[str, list[Way]], path: str) -> None:
     figure, axes = plt.subplots(1, 3, figsize=(19, 7), layout="constrained")
-    colours = plt.get_cmap("nipy_spectral")(np.linspace(0.05, 0.95, len(ways)))
+    few = len(ways) <= 10
+    colours = plt.get_cmap("tab10" if few else "nipy_spectral")(
+        np.arange(10) if few else np.linspace(0.05, 0.95, len(ways))
+    )
     boxes = [((-2, 2), (-1, 3)), ((-0.5, 4), (-2.5, 2))]
     for axis, problem, (xs, ys) in zip(axes, problems, boxes, strict=False):
         grid = np.stack(np.meshgrid(*(np.linspace(low, high, 200) for low, high in (xs, ys))))
         values = problem.loss({"xy": grid[:, None]})
-        axis.contourf(*grid, np.log(values + 1e-3), levels=24, cmap="Greys", alpha=0.5)
+        shade = np.log(values + 1e-3)
+        axis.contourf(*grid, shade, levels=24, cmap="Greys", vmax=shade.max() + np.ptp(shade))
         axis.set(title=problem.title, xlim=xs, ylim=ys)
-    for (name, own), colour in zip(ways.items(), colours, strict=True):
+    for (name, own), colour in zip(ways.items(), colours, strict=False):
         for axis, way in zip(axes, own[:2], strict=False):
             axis.plot(*way.path.T, color=colour, linewidth=1)
         smooth = np.convolve(own[2].losses, np.ones(5) / 5, "valid")

@@ -252,7 +252,7 @@ def as_rst(app: Any, what: str, name: str, value: Any, options: Any, lines: list
     del app, what, name, value, options
     text = "\n".join(lines)
     text = re.sub(r"((?:^ *\|.*\n?)+)", lambda found: _as_list_table(found[1]), text, flags=re.MULTILINE)
-    text = re.sub(r"(?<!`)`([^`\n]+)`(?!`)", r"``\1``", text)
+    text = re.sub(r"(?<!`)`([^`\n]+)`(?!`)(?=(\w?))", lambda m: f"``{m[1]}``" + ("\\ " if m[2] else ""), text)
     outside = re.split(r"(``[^`]*``|^ *>>>.*$|^ *\.\.\. .*$)", text, flags=re.MULTILINE)
     outside[::2] = [re.sub(r"(?<!\\)\*(?! )", r"\\*", part) for part in outside[::2]]
     lines[:] = "".join(outside).split("\n")

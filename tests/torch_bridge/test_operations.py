@@ -683,7 +683,9 @@ def test_a_sum_of_squares_is_one_operation() -> None:
     ops = dotted(lowered.ops, lowered.outputs)
     assert [op.name for op in ops] == ["mul", "reduce_squares", "reduce_squares", "mul", "reduce_sum"]
     found = functional(ops, lowered.inputs, [], lowered.outputs, {}).run([*map(to_torch, arrays)], [], CPU)
-    for a, b in zip(found, program(*arrays), strict=True):
+    with jax.enable_x64(True):
+        expected = program(*map(jnp.asarray, arrays))
+    for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a.numpy(), b, rtol=1e-15)
 
 

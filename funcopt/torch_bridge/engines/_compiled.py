@@ -76,13 +76,14 @@ def _measured(
     """
     code = elements.flat(len(elements.totals), joined=where is not None, measure=True)
     found = _call(_compiled(code), arrays, _packed(code, numbers, arrays[0].device), totals, where)
-    by_device = dict(zip((x for x in elements.measured if not elements.is_of_host(x)), found, strict=True))
+    by_device = [*zip((x for x in elements.measured if not elements.is_of_host(x)), found, strict=True)]
+    of_elements = set(elements.sums)
 
     def of_segments(sums: torch.Tensor) -> torch.Tensor:
         return sums.view(1) if where is None else sums.new_zeros(numbers.segments).index_add_(0, where[0], sums)
 
-    sums = torch.stack([of_segments(by_device.pop(x)) for x in elements.sums], 1)
-    of_totals = [x.expand(numbers.segments) for x in by_device.values()]
+    sums = torch.stack([of_segments(value) for x, value in by_device if x in of_elements], 1)
+    of_totals = [value.expand(numbers.segments) for x, value in by_device if x not in of_elements]
     return measured(elements, numbers, np.arange(numbers.segments), sums, of_totals)
 
 
