@@ -18,13 +18,20 @@ from funcopt.torch_bridge import optim
 from funcopt.torch_bridge._binding import Binding
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: a.name)
+EVERY_RUN = {"SGD", "AdamW", "Muon"}
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [pytest.param(a, id=a.name, marks=[] if a.name in EVERY_RUN else [pytest.mark.thorough]) for a in ALGORITHMS],
+)
 def test_agrees_with_torch(algorithm: Algorithm) -> None:
     row = check(algorithm.quick())
     assert row.failures() == []
     assert row.option_sets == 2
 
 
+@pytest.mark.thorough
 def test_lbfgs_agrees_with_torch() -> None:
     assert check_lbfgs(Lbfgs().quick()).failures() == []
 

@@ -27,6 +27,7 @@ def digests() -> dict[str, dict[str, str]]:
     return json.loads(result.stdout)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the digests are those of x86-64's instructions")
 def test_bits_are_those_of_the_release_before() -> None:
     expected = json.loads((HERE / "digests.json").read_text(encoding="utf-8"))

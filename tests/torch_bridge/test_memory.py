@@ -146,7 +146,7 @@ assert stepping.wait(60)
 @pytest.mark.parametrize(
     ("code", "arguments"),
     [
-        pytest.param(STRESS, ("12",), id="random programs"),
+        pytest.param(STRESS, ("12",), id="random programs", marks=pytest.mark.thorough),
         pytest.param(DELETIONS, (), id="every order of deletion"),
         pytest.param(EXIT, (), id="exit while another thread steps"),
     ],

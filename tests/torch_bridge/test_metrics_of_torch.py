@@ -38,7 +38,14 @@ RECIPES: dict[str, Callable[..., Any]] = {
     "lookahead": funcopt.lookahead(funcopt.lion, sync_period=2),
     "optax": optax.adamw,
 }
-EACH = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+EVERY_RUN = {"clipped", "prodigy", "lookahead"}
+EACH = pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(recipe, id=name, marks=[] if name in EVERY_RUN else [pytest.mark.thorough])
+        for name, recipe in RECIPES.items()
+    ],
+)
 
 
 def groups(params: Sequence[Any]) -> list[dict[str, Any]]:
