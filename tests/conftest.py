@@ -34,7 +34,7 @@ def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     import jax
 
-    before = jax.config.jax_disable_most_optimizations  # pyright: ignore[reportAttributeAccessIssue]
+    before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)

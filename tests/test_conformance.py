@@ -17,7 +17,6 @@ from conformance._report import HEADERS, table
 from funcopt.torch_bridge import optim
 from funcopt.torch_bridge._binding import Binding
 
-
 EVERY_RUN = {"SGD", "AdamW", "Muon"}
 
 
