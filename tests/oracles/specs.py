@@ -515,9 +515,8 @@ def kron(p, g, s, t, lr, wd=0.0, b1=0.9, plr=0.1, V=None, update=True):
         return norm(A @ (x / norm(x))) * a
 
     if update:
-        m = (
-            m + sqrt(float(np.finfo(np.float32).eps)) * np.abs(m).mean() * V
-        )  # in place: the step below sees the noise too
+        # In place: the step below sees the noise, too.
+        m = m + sqrt(float(np.finfo(np.float32).eps)) * np.abs(m).mean() * V
         Ql, Qr = s["Q"]
         A = Ql @ m @ Qr.T
         B = np.linalg.inv(Ql).T @ V @ np.linalg.inv(Qr)

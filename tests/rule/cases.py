@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from subjects import TRIED
 
 import funcopt
 
@@ -111,6 +112,10 @@ PARTS = [
 ]
 EACH_ALGORITHM = pytest.mark.parametrize("case", ALGORITHMS, ids=lambda case: case.name)
 EACH = pytest.mark.parametrize("case", [*ALGORITHMS, *PARTS], ids=lambda case: case.name)
+# What lifting a rule does, whatever the rule computes.
+OF_KINDS = [case for case in ALGORITHMS if case.name in TRIED]
+EACH_KIND = pytest.mark.parametrize("case", OF_KINDS, ids=lambda case: case.name)
+EACH_KIND_AND_PART = pytest.mark.parametrize("case", [*OF_KINDS, *PARTS], ids=lambda case: case.name)
 
 
 def with_holes(tree: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import ALGORITHMS, EACH, EACH_ALGORITHM, Case, structures, with_holes
+from cases import ALGORITHMS, EACH, EACH_ALGORITHM, EACH_KIND, EACH_KIND_AND_PART, Case, structures, with_holes
 from jax import lax
 
 import funcopt
@@ -23,7 +23,7 @@ def trained(tx: Any, params: Any, steps: int = 2, **extra: Any) -> tuple[Any, An
     return params, state
 
 
-@EACH
+@EACH_KIND_AND_PART
 def test_holes_change_no_structure_and_nothing_else(case: Case) -> None:
     """In scan, cond and while_loop, with one trace; the numbers are those without holes."""
     for tx in (case.make(), case.make(**{name: constant(case, name) for name in case.scheduled[:1]})):
@@ -89,7 +89,7 @@ WRAPPERS = {
 
 
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
-@EACH_ALGORITHM
+@EACH_KIND
 def test_wrappers_of_optax_take_holes(case: Case, wrap: Any) -> None:
     params = with_holes(case.params())
     tx = wrap(case.make())
@@ -99,7 +99,7 @@ def test_wrappers_of_optax_take_holes(case: Case, wrap: Any) -> None:
     assert structures(scanned) == structures(state)
 
 
-@EACH_ALGORITHM
+@EACH_KIND
 def test_a_count_per_leaf_from_the_start_is_carried_by_scan(case: Case) -> None:
     """A parameter without gradient stays as it is, and so does what is kept of it."""
     tx, params = case.make(), with_holes(case.params())
@@ -192,7 +192,7 @@ def test_strict_promotion(case: Case, dtype: str) -> None:
         funcopt.step(tx, params, tx.init(params), params)
 
 
-@EACH_ALGORITHM
+@EACH_KIND
 def test_inject_hyperparams_needs_no_static_args(case: Case) -> None:
     params = case.params()
     tx = optax.inject_hyperparams(case.make, static_args=case.static)(lr=0.1)
@@ -203,7 +203,7 @@ def test_inject_hyperparams_needs_no_static_args(case: Case) -> None:
         np.testing.assert_allclose(injected[name], plain[name], rtol=2e-5, atol=2e-6)
 
 
-@EACH_ALGORITHM
+@EACH_KIND
 def test_tree_map_params_knows_states_of_trees_of_hyperparameters(case: Case) -> None:
     params = with_holes(case.params())
     value = {"w": 0.1, "v": lambda step: 0.2, "activation": None, "more": None}
@@ -213,7 +213,7 @@ def test_tree_map_params_knows_states_of_trees_of_hyperparameters(case: Case) ->
         assert jax.tree.structure(marked) == jax.tree.structure(state)
 
 
-@EACH_ALGORITHM
+@EACH_KIND
 def test_learning_rates_may_be_traced(case: Case) -> None:
     """Vmap over a sweep, and a derivative by it."""
     params = case.params()
@@ -227,7 +227,7 @@ def test_learning_rates_may_be_traced(case: Case) -> None:
     assert bool(jnp.isfinite(jax.jit(jax.grad(end))(0.1)))
 
 
-@EACH_ALGORITHM
+@EACH_KIND
 def test_schedules_may_be_partial_functions(case: Case) -> None:
     params = case.params()
     rate = jax.tree_util.Partial(lambda factor, step: factor / (step + 1.0), 0.1)
