@@ -113,7 +113,7 @@ def compare(
         pair = contender("compare", "a", a), contender("compare", "b", b)
         start = Start(params, dtype)
         given = _gradients(grads, start)
-        differences, largest = _first_differences(*(one.start(start, {}) for one in pair), given, rtol)
+        differences, largest = _first_differences(pair[0].start(start, {}), pair[1].start(start, {}), given, rtol)
         parted = any(found.kind == "parameter" for found in differences)
         rates = any(found.kind == "hyperparameter" and found.key == "lr" for found in differences)
         reasons = tuple(_reasons(_Experiment(pair, start, given, rtol, rates))) if parted else ()
@@ -199,14 +199,13 @@ class _Experiment(NamedTuple):
 
     def equal_with(self, a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
         """Whether the two are equal with other values of some options."""
-        trials = [one.start(self.start, changes) for one, changes in zip(self.pair, (a, b), strict=True)]
-        return self._equal(*trials, self.grads)
+        return self._equal(self.pair[0].start(self.start, a), self.pair[1].start(self.start, b), self.grads)
 
     def equal_under(self, params: float, grads: float, steps: int = _PROBED) -> bool:
         """Whether the two are equal with parameters and gradients multiplied."""
         start = self.start.replaced(lambda x: x * params)
-        trials = [one.start(start, {}) for one in self.pair]
-        return self._equal(*trials, [_scaled(own, grads) for own in self.grads[:steps]])
+        a, b = (one.start(start, {}) for one in self.pair)
+        return self._equal(a, b, [_scaled(own, grads) for own in self.grads[:steps]])
 
     def _equal(self, a: Trial, b: Trial, grads: Sequence[Gradients]) -> bool:
         for own in grads:

@@ -5,6 +5,7 @@ import platform
 from typing import Any
 
 import jax
+import numpy as np
 
 _NEEDED = ("jax", "jaxlib", "numpy", "optax")
 _EXTRAS = {"torch": "the bridge", "matplotlib": "funcopt.plot", "pyyaml": "configs from YAML files"}
@@ -19,7 +20,7 @@ def read_config() -> dict[str, Any]:
         "versions": {name: version for name, version in versions.items() if version},
         "jax": {
             "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
-            "float64": bool(jax.config.jax_enable_x64),
+            "float64": jax.dtypes.canonicalize_dtype(float) == np.dtype("float64"),
         },
         "missing": [f"{name}, for {_EXTRAS[name]}" for name in _EXTRAS if not versions[name]],
     }

@@ -168,9 +168,8 @@ def contender(owner: str, name: str, optimizer: Any) -> Contender:
             f"{owner}: {name} must be a transformation, a torch optimizer, or a function that makes one of them, "
             f"got {optimizer!r}"
         )
-    if required(optimizer):
-        return _of_torch().OfFactory(f"{owner}: {name}", optimizer)
-    return OfJax(optimizer, keywords(optimizer))
+    make: Any = optimizer
+    return _of_torch().OfFactory(f"{owner}: {name}", make) if required(make) else OfJax(make, keywords(make))
 
 
 def required(factory: Callable[..., Any]) -> Sequence[str]:
