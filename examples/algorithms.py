@@ -30,8 +30,11 @@ import matplotlib.pyplot as plt
 LRS = np.geomspace(1e-4, 3.0, 16)
 STEPS = 200
 EPOCHS, BATCH, HIDDEN = 3, 128, 32
-# Rounding, which a run amplifies: measured up to 1e-9 of the weights.
-TOLERANCE = 1e-6
+# Rounding, which some runs amplify without bound: those that jump about the valley. How much is measured beside, by a
+# start that is changed in its 14th digit.
+NUDGE = 1e-14
+TOLERANCE = 1e-9
+AMPLIFIED = 100  # times what becomes of the nudge
 # The basis of what first gradients leave out is any one: two libraries' decompositions choose another.
 FREE_BASIS = {"soap", "galore", "shampoo", "apollo"}
 
@@ -92,13 +95,14 @@ class Way(NamedTuple):
     losses: np.ndarray  # before each step
     weights: dict[str, np.ndarray]
     path: np.ndarray  # (steps, elements of the first parameter)
+    nudged: dict[str, np.ndarray]  # the weights, from a start that is NUDGE away
 
 
 def run_jax(problem: Problem, factory: Callable[..., Any]) -> Way:
     """The best of all learning rates."""
     batches = None if problem.batches[0] is None else jax.tree.map(lambda *x: jnp.stack(x), *problem.batches)
 
-    def train(lr: Any) -> Any:
+    def train(lr: Any, nudge: Any) -> Any:
         tx = factory(lr=lr)
 
         def step(carry: Any, batch: Any) -> Any:
@@ -106,18 +110,15 @@ def run_jax(problem: Problem, factory: Callable[..., Any]) -> Way:
             loss, grads = jax.value_and_grad(problem.loss)(params, batch)
             return funcopt.step(tx, grads, state, params), (loss, jax.tree.leaves(params)[0].ravel()[:2])
 
-        params = jax.tree.map(jnp.asarray, problem.start)
+        params = jax.tree.map(lambda x: x * (1 + nudge), problem.start)
         (params, _), (losses, path) = lax.scan(step, (params, tx.init(params)), batches, length=len(problem.batches))
         return losses, params, path
 
-    losses, weights, path = jax.jit(jax.vmap(train))(LRS)
-    best = int(np.argmin(np.where(np.isfinite(losses), losses, np.inf)[:, -10:].mean(1)))
-    return Way(
-        float(LRS[best]),
-        np.asarray(losses[best]),
-        jax.tree.map(lambda x: np.asarray(x[best]), weights),
-        np.asarray(path[best]),
-    )
+    both = jax.vmap(jax.vmap(train, (None, 0)), (0, None))
+    losses, weights, path = jax.jit(both)(LRS, np.array([0.0, NUDGE]))
+    best = int(np.argmin(np.where(np.isfinite(losses), losses, np.inf)[:, 0, -10:].mean(1)))
+    plain, nudged = (jax.tree.map(lambda x, i=i: np.asarray(x[best, i]), weights) for i in range(2))
+    return Way(float(LRS[best]), np.asarray(losses[best, 0]), plain, np.asarray(path[best, 0]), nudged)
 
 
 def run_torch(problem: Problem, factory: Callable[..., Any], lr: float) -> dict[str, np.ndarray]:
@@ -174,7 +175,7 @@ def main() -> int:
     ways: dict[str, list[Way]] = {}
     print(f"{'':22}" + "".join(f"{title:>26}" for title in ("Rosenbrock", "Beale", "digits")))
     print(f"{'':22}" + f"{'lr':>10}{'loss':>9}{'torch':>7}" * 3)
-    worst = 0.0
+    above: list[str] = []
     for name in tqdm(args.algorithms, unit="algorithm", file=sys.stderr):
         factory = functools.partial(known[name])
         ways[name] = [run_jax(problem, known[name]) for problem in problems]
@@ -182,15 +183,17 @@ def main() -> int:
             apart(run_torch(problem, factory, way.lr), way.weights)
             for problem, way in zip(problems, ways[name], strict=True)
         ]
-        worst = worst if name in FREE_BASIS else max(worst, *gaps)
+        for problem, way, gap in zip(problems, ways[name], gaps, strict=True):
+            if name not in FREE_BASIS and gap > TOLERANCE + AMPLIFIED * apart(way.nudged, way.weights):
+                above.append(f"{name} on {problem.title}: {gap:.0e}")
         cells = (
             f"{way.lr:10.1e}{way.losses[-10:].mean():9.1e}{gap:7.0e}" for way, gap in zip(ways[name], gaps, strict=True)
         )
         tqdm.write(f"{name:22}" + "".join(cells))
     draw(problems, ways, args.output)
     print(f"figure: {args.output}")
-    print(f"largest difference between JAX and torch: {worst:.1e}, {'within' if worst <= TOLERANCE else 'ABOVE'} 1e-06")
-    return 0 if worst <= TOLERANCE else 1
+    print("JAX and torch went the same ways" if not above else f"JAX and torch are apart: {'; '.join(above)}")
+    return 1 if above else 0
 
 
 if __name__ == "__main__":
