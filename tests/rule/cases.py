@@ -68,7 +68,8 @@ STATIC = {
     "shampoo": ("max_preconditioner_dim", "precondition_frequency", "start_preconditioning_step"),
     "soap": ("max_precond_dim", "precondition_frequency", "shampoo_beta"),
 }
-NOT_SMOOTH = {"dion", "galore", "shampoo", "soap"}  # decompositions have no derivative at a matrix of low rank
+# Decompositions have no derivative at a matrix of low rank, nor have quotients by norms of what is 0.
+NOT_SMOOTH = {"dion", "galore", "kron", "shampoo", "soap"}
 OPTIONS = {"shampoo": {"epsilon": 0.1}}  # by default roots of what is 1e-12, where the last digits of 1 decide
 
 ALGORITHMS = [

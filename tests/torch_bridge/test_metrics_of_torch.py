@@ -92,9 +92,9 @@ def test_values(each_path: str, recipe: Any) -> None:
         assert {type(x) for value in found.values() for x in np.ravel(value).tolist()} == {float}
 
 
-@EACH
 @pytest.mark.thorough
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("recipe", [RECIPES[name] for name in sorted(EVERY_RUN)], ids=sorted(EVERY_RUN))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_not_a_bit_of_the_trajectory_changes(each_path: str, recipe: Any, dtype: torch.dtype) -> None:
     ours, theirs = make_parameters(SHAPES, dtype), make_parameters(SHAPES, dtype)
     measured = TorchBridge(groups(ours), funcopt.with_metrics(recipe), lr=0.1)
