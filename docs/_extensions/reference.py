@@ -165,7 +165,8 @@ def example_of(found: Any, own: str) -> str:
         lines += ["", "", "def closure():", "    optimizer.zero_grad()", "    loss = w.square().sum()"]
         lines += ["    loss.backward()", "    return loss", "", "", "optimizer.step(closure)"]
     else:
-        lines += ["w.square().sum().backward()", "optimizer.step()"]
+        of_rows = "torch.nn.functional.embedding(torch.tensor([0, 2]), w, sparse=True).sum()"
+        lines += [f"{of_rows if own == 'SparseAdam' else 'w.square().sum()'}.backward()", "optimizer.step()"]
     return "\n".join(lines) + "\n"
 
 
