@@ -75,16 +75,12 @@ def memory(optimizer: Any, params: PyTree = None) -> Memory:
         4.00
     """
     if hasattr(optimizer, "param_groups"):
-        found, own = [*_of_torch(optimizer)], [p for group in optimizer.param_groups for p in group["params"]]
-    elif not isinstance(optimizer, GradientTransformation):
+        return _memory([*_of_torch(optimizer)], [p for group in optimizer.param_groups for p in group["params"]])
+    if not isinstance(optimizer, GradientTransformation):
         raise TypeError(f"memory: optimizer must be a transformation or a torch optimizer, got {optimizer!r}")
-    elif params is None:
+    if params is None:
         raise ValueError("memory: params must be given with a transformation, got None; shapes are enough")
-    else:
-        _, treedef = names_of(params)
-        found = [*_of_state(jax.eval_shape(optimizer.init, params), treedef)]
-        own = jax.tree.leaves(params)
-    return _memory(found, own)
+    return memory_of_parts([(optimizer, params)])
 
 
 def _memory(found: list[tuple[str, Any]], params: list[Any]) -> Memory:

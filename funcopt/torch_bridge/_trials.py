@@ -36,8 +36,7 @@ class TorchTrial:
         }
 
     def hyperparams(self) -> dict[str, Any]:
-        group = self._optimizer.param_groups[0]
-        return {name: value for name, value in group.items() if isinstance(value, bool | float | int | tuple)}
+        return _options(self._optimizer)
 
 
 class OfFactory:
