@@ -28,6 +28,7 @@ from funcopt.interop_optax import from_optax_state, to_optax_state
 from funcopt.tools._compare import compare
 from funcopt.tools._show_config import read_config, show_config
 from funcopt.tools._spelling import call, parse
+from funcopt.tools._trials import as_numpy
 
 _SHAPES = {"matrix": (4, 3), "vector": (3,)}
 
@@ -172,7 +173,7 @@ def _params_of(model: Any) -> Any:
     inner = unwrap(model)
     if not is_torch_module(inner):
         return inner
-    return {name: np.asarray(p.detach().cpu().numpy()) for name, p in inner.named_parameters()}
+    return {name: as_numpy(p) for name, p in inner.named_parameters()}
 
 
 def _order_of(model: Any) -> list[str]:
