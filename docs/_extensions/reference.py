@@ -37,7 +37,7 @@ MODULES = {
     "funcopt.frame": "What algorithms share.",
 }
 
-
+MADE = ("gallery", "project", "reference")  # folders that the build fills
 PAPERS = ("ARCHITECTURE", "CONTRIBUTING", "SECURITY", "CHANGELOG")
 SHARED = ("bias_correction", "lerp", "once", "root")  # which `funcopt.frame` takes from below
 
@@ -170,26 +170,36 @@ def example_of(found: Any, own: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(folder: Path) -> None:
-    """The pages of the reference."""
-    folder.mkdir(exist_ok=True)
-    pages = entries()
+def pages() -> dict[str, str]:
+    """The reference's pages, by name."""
+    found = entries()
     toctree = "\n".join(["optimizers", "directions", *MODULES])
-    index = f"# API reference\n\n```{{toctree}}\n:maxdepth: 1\n\n{toctree}\n```\n"
-    _replace(folder / "index.md", index)
-    head = (
+    optimizers_head = (
         "# Optimizers\n\nEach is a function that returns a transformation; all arguments may be numbers, schedules or "
+        "prefixes of the parameters' tree, but for flags, integers and names.\n"
     )
-    head += "prefixes of the parameters' tree, but for flags, integers and names.\n"
-    _replace(
-        folder / "optimizers.md", "\n".join([head, *(line for name in optimizers() for line in _of_optimizer(name))])
+    directions_head = (
+        "# Directions\n\nWhat optimizers do to a gradient before the learning rate: parts of a chain, as in optax."
     )
-    head = "# Directions\n\nWhat optimizers do to a gradient before the learning rate: parts of a chain, as in optax."
-    lines = [line for full in pages["directions"] for line in _of_direction(full)]
-    _replace(folder / "directions.md", "\n".join([head, *lines]) + "\n")
+    texts = {
+        "index": f"# API reference\n\n```{{toctree}}\n:maxdepth: 1\n\n{toctree}\n```\n",
+        "optimizers": "\n".join([optimizers_head, *(line for name in optimizers() for line in _of_optimizer(name))]),
+        "directions": "\n".join(
+            [directions_head, *(line for full in found["directions"] for line in _of_direction(full))]
+        )
+        + "\n",
+    }
     for module, text in MODULES.items():
-        body = "\n".join(_documented(pages[module]))
-        _replace(folder / f"{module}.md", f"# {module}\n\n{text}\n{body}\n")
+        body = "\n".join(_documented(found[module]))
+        texts[module] = f"# {module}\n\n{text}\n{body}\n"
+    return texts
+
+
+def write(folder: Path) -> None:
+    """Writes the pages of the reference."""
+    folder.mkdir(exist_ok=True)
+    for name, text in pages().items():
+        _replace(folder / f"{name}.md", text)
 
 
 def _replace(path: Path, text: str) -> None:
@@ -199,11 +209,10 @@ def _replace(path: Path, text: str) -> None:
 
 
 def examples() -> str:
-    """All code that shows how something is used: pages, examples, and the examples of docstrings."""
-    pages = [*DOCS.rglob("*.md"), ROOT / "README.md"]
-    blocks = [
-        block for path in pages for block in re.findall(r"```(?:python|sh)\n(.*?)```", path.read_text(), re.DOTALL)
-    ]
+    """All code that shows how something is used: written pages and made ones, examples, and those of docstrings."""
+    written = [path for path in DOCS.rglob("*.md") if path.relative_to(DOCS).parts[0] not in MADE]
+    texts = [*(path.read_text(encoding="utf-8") for path in [*written, ROOT / "README.md"]), *pages().values()]
+    blocks = [block for text in texts for block in re.findall(r"```(?:python|sh)\n(.*?)```", text, re.DOTALL)]
     scripts = [path.read_text() for path in (ROOT / "examples").rglob("*.py")]
     docstrings = [
         line
@@ -282,7 +291,6 @@ def setup(app: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    write(DOCS / "reference")
     missing = {"without an entry": without_entry(), "without an example": without_example()}
     for what, names in missing.items():
         print(f"{what}: {len(names)}", *names, sep="\n  ")
