@@ -256,7 +256,9 @@ def refuse_unless_real(leaf: Any) -> str:
     """What a leaf must be that is no real floating array; "" for the others."""
     dtype = jnp.result_type(leaf)
     if jnp.issubdtype(dtype, jnp.complexfloating):
-        return f"real, got {dtype}; give it another algorithm with funcopt.partition"
+        return (
+            f"real, got {dtype}; give it another algorithm with funcopt.partition, or in torch an optimizer of its own"
+        )
     return refuse_unless_floating(leaf)
 
 

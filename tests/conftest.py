@@ -5,6 +5,7 @@ import gc
 import importlib.util
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # torch's and XLA's threads wait for each other actively; with a test process per core that takes most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+# The same program is compiled once, whichever test, process or run it is in.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# And traced without noting each operation's place in the tests.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
 if importlib.util.find_spec("torchvision"):
     import torch
@@ -26,10 +33,18 @@ if importlib.util.find_spec("torchvision"):
             torchvision.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quick_collections() -> None:
+    """What torch, JAX and other modules consist of stays anyway: garbage collections, which are many, pass it by."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
     """Laws hold whatever XLA makes of a program, and most of their time is its: a third less without optimization."""
-    if request.path.parent.name not in ("contract", "rule", "oracles") and request.path.name != "test_reference.py":
+    path = request.path
+    if path.parent.name not in ("contract", "rule", "oracles", "transforms") and path.name != "test_reference.py":
         yield
         return
     import jax
@@ -70,9 +85,3 @@ def _subject(value: Any) -> str:
         return value
     name = str(getattr(value, "algorithm", getattr(value, "name", "")))
     return name.partition(",")[0]
-
-
-def pytest_collection_finish() -> None:
-    """What torch, JAX and the tests consist of stays anyway: garbage collections, which are many, can pass it by."""
-    gc.collect()
-    gc.freeze()

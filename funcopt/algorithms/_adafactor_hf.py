@@ -48,7 +48,7 @@ class AdafactorHfState(NamedTuple):
     RMS: Any  # tree of (): the parameters' root mean square before the last update; None without scale_parameter
 
 
-@transformation(elementwise=False, refuse_param=refuse_unless_real, keys=Keys(step=int))
+@transformation(elementwise=False, refuse_param=refuse_unless_real, keys=Keys(step=int, torch_class="AdafactorHF"))
 def adafactor_hf(
     lr: Rate = None,
     eps: TwoEpsilons = (1e-30, 1e-3),

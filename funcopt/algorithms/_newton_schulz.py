@@ -157,5 +157,8 @@ def adjustment(name: str | None, shape: Sequence[int], outputs_last: bool) -> fl
 def refuse_unless_matrix(param: Any) -> str:
     """What a parameter must be that can be no matrix; "" for the others."""
     if jnp.ndim(param) < 2:
-        return f"a matrix, got shape {jnp.shape(param)}; give it another algorithm with funcopt.partition"
+        return (
+            f"a matrix, got shape {jnp.shape(param)}; give it another algorithm with funcopt.partition, "
+            "or in torch an optimizer of its own"
+        )
     return refuse_unless_real(param)

@@ -82,6 +82,7 @@ class TorchBridge(torch.optim.Optimizer):
         **hyperparams: values for the factory's arguments: numbers, flags, or schedules, which are evaluated at the
             count of applied updates before each; `lr` also names optax's `learning_rate`. What is not given has the
             factory's default. Whatever else is written into a group takes a schedule's place until its value is back.
+            The count is the group's `schedule_step`, and may be set.
 
     Raises:
         ValueError: for a value that the factory refuses, in any group.

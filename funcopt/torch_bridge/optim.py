@@ -7,7 +7,8 @@ class has it, the step unscales gradients and skips by itself under a GradScaler
 autograd goes through the steps, and with `capturable`, elsewhere than on the CPU, a graph can hold them.
 
 What torch has not is here by the name of its reference's class, such as `Lion`: a `TorchBridge` of the algorithm, which
-takes the arguments of funcopt's function after the parameters, and the reference's checkpoints.
+takes the arguments of funcopt's function after the parameters, and the reference's checkpoints. `AdafactorHF` is
+transformers' `Adafactor`, since torch has one of that name.
 """
 
 # A class that is torch's, constructor and all, and the bridge's in everything else: two bases that disagree.
@@ -229,6 +230,10 @@ if TYPE_CHECKING:  # what the loop makes
 
     class AdafactorBigVision(TorchBridge):
         @_of(own.adafactor_bv)
+        def __init__(self) -> None: ...
+
+    class AdafactorHF(TorchBridge):
+        @_of(own.adafactor_hf)
         def __init__(self) -> None: ...
 
     class Adam_mini(TorchBridge):  # noqa: N801

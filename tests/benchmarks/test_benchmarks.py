@@ -157,6 +157,7 @@ def _cases() -> list[tuple[str, str]]:
     ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "peer"), _cases())
 def test_every_candidate_computes_what_torch_does(name: str, peer: str) -> None:
     case = CASES[name]
@@ -164,6 +165,7 @@ def test_every_candidate_computes_what_torch_does(name: str, peer: str) -> None:
     assert comparison.errors[peer] <= case.tolerance
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [case.name for case in CASES.values() if case.optax is not None])
 def test_every_jax_candidate_computes_what_optax_does(name: str) -> None:
     results = _jax.measure(CASES[name], SMALL, SETTINGS, Still())
@@ -206,6 +208,7 @@ def test_no_scheduler_compiles_again() -> None:
     assert set(_growth.compilations().values()) == {1}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", _habits.HABITS)
 def test_every_habit_computes_what_torch_does(name: str) -> None:
     found = _habits.in_this_process(name)

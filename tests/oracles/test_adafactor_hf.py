@@ -29,9 +29,9 @@ def test_relative_step_agrees_with_the_specification(options: dict[str, Any], sp
     with jax.enable_x64(True):
         tx = funcopt.adafactor_hf(**options)
         params = [jnp.asarray(p) for p in of.starts]
-        state = tx.init(params)
+        state, update = tx.init(params), jax.jit(tx.update)
         for t in range(harness.STEPS):
-            updates, state = tx.update([of.gradient(i, p, t) for i, p in enumerate(params)], state, params)
+            updates, state = update([of.gradient(i, p, t) for i, p in enumerate(params)], state, params)
             params = funcopt.apply_updates(params, updates)
             for i, p in enumerate(tensors):
                 p.grad = torch.tensor(of.gradient(i, p.detach().numpy(), t))

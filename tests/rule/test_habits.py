@@ -184,12 +184,11 @@ def test_small_floats(case: Case) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @EACH
 def test_strict_promotion(case: Case, dtype: str) -> None:
-    params = case.params(dtype=dtype)
+    params, tx = case.params(dtype=dtype), case.make()
     with jax.numpy_dtype_promotion("strict"):
         for given in ({}, {name: constant(case, name) for name in case.scheduled}):
-            trained(case.make(**given), params)
-        tx = case.make()
-        funcopt.step(tx, params, tx.init(params), params)
+            jax.eval_shape(functools.partial(trained, case.make(**given)), params)
+        jax.eval_shape(lambda: funcopt.step(tx, params, tx.init(params), params))
 
 
 @EACH_KIND

@@ -44,6 +44,8 @@ class _MergingClient:
 
     def __init__(self, client: Any) -> None:
         self._client = client
+        # JAX's compilation cache keeps programs by it and by the options that it knows: this is another compiler.
+        self.platform_version = f"{client.platform_version} {_PASS.decode()}"
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
