@@ -163,3 +163,30 @@ def test_how_parameters_are_joined_changes_nothing(
             one_step(optimizer, params, step, present)
         results.append(params)
     assert largest_difference(*results) <= ROUNDING
+
+
+def blocks_of(optimizer: TorchBridge) -> list[Any]:
+    """What holds parameters by their own."""
+    assert optimizer._held is not None
+    return optimizer._held._alone
+
+
+@pytest.mark.one_engine
+def test_ever_new_patterns_of_updates_that_take_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large parameters have places of their own at first, and none once there have been many patterns."""
+    monkeypatch.setattr(_store, "JOIN_UP_TO", -1)
+    shapes = [(50,), (3, 4), (7,), (2, 3, 2), (5,)]
+    ours, theirs = make_parameters(shapes), make_parameters(shapes)
+    fast, plain = (TorchBridge(params, funcopt.lamb, lr=0.1) for params in (ours, theirs))
+    plain.fast_path = False
+    for step in range(2 * _store.MAX_PATTERNS + 6):
+        for params, optimizer in ((ours, fast), (theirs, plain)):
+            set_gradients(params, step)
+            for i, p in enumerate(params):
+                p.grad = p.grad if (step + 1) >> i & 1 else None
+            optimizer.step()
+        if step == 0:
+            assert len(blocks_of(fast)) == 1
+        assert largest_difference(ours, theirs) <= ROUNDING
+    assert blocks_of(fast) == []
+    assert fast.compilations <= 2 * _store.MAX_PATTERNS + 2

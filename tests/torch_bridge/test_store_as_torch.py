@@ -16,7 +16,10 @@ import pytest
 import torch
 from twins import ROUNDING, set_gradients
 
+import funcopt
+from funcopt import TorchBridge
 from funcopt.torch_bridge import optim
+from funcopt.torch_bridge.store import _store
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "SGD": {"lr": 0.05},
@@ -498,3 +501,35 @@ def test_the_same_comes_of_it(act: Edit, name: str) -> None:
     assert len(actual[0]) == len(expected[0])
     rounding = 1e-7 if name == "NAdam" and act.__name__ in LOADED_NADAM else ROUNDING
     assert all(same(ours, theirs, rounding) for ours, theirs in zip(actual[0], expected[0], strict=True))
+
+
+WITH_SUMS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "Lamb": (optim.Lamb, {"lr": 0.05}),
+    "Lars": (optim.Lars, {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.1}),
+    "cautious": (lambda params, **own: TorchBridge(params, funcopt.cautious(funcopt.adamw), **own), {"lr": 0.05}),
+}
+
+
+@pytest.mark.one_engine
+@pytest.mark.parametrize("name", WITH_SUMS)
+@pytest.mark.parametrize("act", EDITS.values(), ids=EDITS)
+def test_so_it_does_of_updates_that_take_sums(act: Edit, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place over flat memory, as large parameters are, and in their own shapes."""
+    monkeypatch.setattr(_store, "JOIN_UP_TO", -1)
+    make, options = WITH_SUMS[name]
+    placed: list[int] = []
+
+    def counted(optimizer: Any, *further: Any) -> Any:
+        placed.append(len(optimizer._held._alone) if optimizer._held else 0)
+        return act(optimizer, *further)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        actual = run(make, options, counted)
+        assert max(placed) > 0
+        monkeypatch.setattr(TorchBridge, "fast_path", False)
+        expected = run(make, options, act)
+    assert actual[1:] == expected[1:]
+    if not expected[2]:
+        assert len(actual[0]) == len(expected[0])
+        assert all(same(ours, theirs, ROUNDING) for ours, theirs in zip(actual[0], expected[0], strict=True))

@@ -76,7 +76,7 @@ class ClassForm(NamedTuple):
 
 
 class Elementwise(_Keyed):
-    """An elementwise recipe, for parameters of one dtype and class.
+    """A recipe over elements, for parameters of one dtype and class.
 
     Args:
         binding: what to run.
@@ -86,6 +86,7 @@ class Elementwise(_Keyed):
         given: what goes beside.
         joined: whether there are several, of which some may not be due.
         wide: whether numbers of the state that are float32 are kept as float64.
+        shape: of a single parameter that the recipe also takes sums of, such as its norm; None if it is elementwise.
     """
 
     def __init__(
@@ -98,10 +99,11 @@ class Elementwise(_Keyed):
         *,
         joined: bool,
         wide: bool,
+        shape: tuple[int, ...] | None = None,
     ) -> None:
-        self._binding, self._class, self._joined, self._wide = binding, found, joined, wide
+        self._binding, self._class, self._joined, self._wide, self.shape = binding, found, joined, wide, shape
         self._dtype, self._grad_dtype, self._given = np.dtype(dtype), np.dtype(grad_dtype), given
-        self._key = binding.key, found, self._dtype, self._grad_dtype, given, joined, wide
+        self._key = binding.key, found, self._dtype, self._grad_dtype, given, joined, wide, shape
 
     def run(
         self, shared: Any, donated: Any, given: Any, own: Any, *, apart: bool, alone: bool, measure: bool, cpu: bool
@@ -110,6 +112,7 @@ class Elementwise(_Keyed):
         del alone
         grads, rows = given
         width = donated[0].shape[-1]
+        in_chunks = measure and cpu and self.shape is None
         return _segments.run(
             traced(self, width),
             shared,
@@ -119,13 +122,13 @@ class Elementwise(_Keyed):
             own[:, DUE] if self._joined else None,
             apart=apart,
             measure=measure,
-            chunk=traced(self, min(width, _CHUNK)) if measure and cpu else None,
+            chunk=traced(self, min(width, _CHUNK)) if in_chunks else None,
         )
 
     def trace(self, width: int) -> Traced:
         """The recipe on rows of a width."""
-        form = class_form(self._binding, self._class, self._dtype)
-        row = functools.partial(jax.ShapeDtypeStruct, (width,))
+        form = class_form(self._binding, self._class, self._dtype, self.shape)
+        row = functools.partial(jax.ShapeDtypeStruct, (width,) if self.shape is None else self.shape)
         numbers = self._class.size
         arrays = [row(self._grad_dtype), row(self._dtype), *(row(unit.dtype) for unit in form.arrays)]
 
@@ -160,7 +163,9 @@ class Elementwise(_Keyed):
                 [by_unit[unit] for unit in form.measured],
             )
 
-        return _segments.trace(update, self._given.size + len(form.shared), 2 + numbers + len(form.numbers), arrays)
+        counts = self._given.size + len(form.shared), 2 + numbers + len(form.numbers)
+        found = _segments.trace(update, *counts, arrays, by_rows=self.shape is None)
+        return found if self.shape is None else _segments.flattened(found, self.shape)
 
 
 @functools.lru_cache(maxsize=512)
@@ -176,19 +181,19 @@ def forget() -> None:
 
 
 class _FormKey(_Keyed):
-    def __init__(self, binding: Binding, found: ProgramClass, dtype: Any) -> None:
-        self.binding, self.found, self.dtype = binding, found, dtype
-        self._key = binding.key, found, dtype
+    def __init__(self, binding: Binding, found: ProgramClass, dtype: Any, shape: tuple[int, ...] | None) -> None:
+        self.binding, self.found, self.dtype, self.shape = binding, found, dtype, shape
+        self._key = binding.key, found, dtype, shape
 
 
-def class_form(binding: Binding, found: ProgramClass, dtype: Any) -> ClassForm:
-    """What there is of one parameter.
+def class_form(binding: Binding, found: ProgramClass, dtype: Any, shape: tuple[int, ...] | None = None) -> ClassForm:
+    """What there is of one parameter, of any shape, or of one.
 
     Raises:
-        NotByRows: if the recipe is not elementwise.
+        NotByRows: if the recipe is not elementwise, or what it keeps has other shapes.
         ValueError: for parameters that the recipe refuses.
     """
-    form = _class_form(_FormKey(binding, found, np.dtype(dtype)))
+    form = _class_form(_FormKey(binding, found, np.dtype(dtype), shape))
     if isinstance(form, str):
         raise NotByRows(form)
     return form
@@ -197,20 +202,20 @@ def class_form(binding: Binding, found: ProgramClass, dtype: Any) -> ClassForm:
 @functools.lru_cache(maxsize=512)
 def _class_form(key: _FormKey) -> ClassForm | str:
     """The form, or why there is none: that is found out once, too."""
-    count = key.found.size
+    count, shape = key.found.size, key.shape or (_LANES,)
     elementwise = []
 
     def init(numbers: list[Any], param: Any) -> PyTree:
         tx = _build(key.binding, key.found, numbers)
-        elementwise.append(isinstance(tx, ElementwiseTransformation))
+        elementwise.append(key.shape is not None or isinstance(tx, ElementwiseTransformation))
         return with_step_per_leaf(tx.init(_as_groups(param))) if elementwise[-1] else ()
 
     numbers = [jax.ShapeDtypeStruct((), jnp.float64)] * count
-    closed, state = jax.make_jaxpr(init, return_shape=True)(numbers, jax.ShapeDtypeStruct((_LANES,), key.dtype))
+    closed, state = jax.make_jaxpr(init, return_shape=True)(numbers, jax.ShapeDtypeStruct(shape, key.dtype))
     if not elementwise[-1]:
         return "a recipe that is not elementwise"
     form = form_of(state)
-    arrays = [unit for unit in form.units if unit.place is not None and unit.shape == (_LANES,)]
+    arrays = [unit for unit in form.units if unit.place is not None and unit.shape == shape]
     own = [unit for unit in form.units if unit.place is not None and unit.shape == ()]
     measured = [unit for unit in form.units if unit.measures is not None]
     shared = [unit for unit in form.units if unit.place is None and unit.shape == () and unit not in measured]

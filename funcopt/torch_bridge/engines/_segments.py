@@ -10,6 +10,7 @@ other parts have found, too: a run is a generator that yields totals and is sent
 """
 
 import functools
+import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -196,6 +197,36 @@ def _check(traced: Traced, width: int) -> None:
         raise NotByRows("a sum of an array in the state")
 
 
+def flattened(traced: Traced, shape: tuple[int, ...]) -> Traced:
+    """A recipe for one parameter of a shape, on its flat elements.
+
+    Raises:
+        NotByRows: unless it is made of operations on elements, and of sums and extrema of all of them.
+    """
+    size, jaxpr = math.prod(shape), traced.closed.jaxpr
+
+    def flat(*arguments: Any) -> list[Any]:
+        known = dict(zip(map(id, [*jaxpr.constvars, *jaxpr.invars]), [*traced.closed.consts, *arguments], strict=True))
+        for eqn in jaxpr.eqns:
+            name, arrays = eqn.primitive.name, [var for var in (*eqn.invars, *eqn.outvars) if _ndim(var)]
+            values = [_read(var, known) for var in eqn.invars]
+            if any(var.aval.shape != shape for var in arrays) or eqn.effects:
+                raise NotByRows(f"{name} of an array")
+            if arrays and name in _NEUTRAL:
+                results = [eqn.primitive.bind(*values, **{**eqn.params, "axes": (0,)})]
+            elif arrays and name in ("broadcast_in_dim", "reshape"):
+                results = [jnp.broadcast_to(values[0], (size,))]
+            elif arrays and name not in _KEEP_ELEMENTS_APART:
+                raise NotByRows(f"{name} of an array")
+            else:
+                results = _bind(jaxpr, eqn, values)
+            known.update(zip(map(id, eqn.outvars), results, strict=True))
+        return [_read(var, known) for var in jaxpr.outvars]
+
+    arguments = [jax.ShapeDtypeStruct((size,) if _ndim(var) else (), var.aval.dtype) for var in jaxpr.invars]
+    return traced._replace(closed=jax.make_jaxpr(flat)(*arguments))
+
+
 class Rows(NamedTuple):
     """Where joined parameters are."""
 
@@ -269,7 +300,9 @@ def run(
             return results if not mapped else [jnp.broadcast_to(x, (arrays[0].shape[0], *x.shape)) for x in results]
         return jax.vmap(lambda *own: tuple(_bind(jaxpr, eqn, own)), in_axes=axes)(*operands)
 
-    partial = _leading_to_totals(jaxpr.eqns, depends)
+    count, further, once, _ = traced.outputs
+    outputs, measured = jaxpr.outvars, jaxpr.outvars[count + further + once :]
+    partial = _leading_to_numbers(jaxpr.eqns, depends, outputs[count : count + further + once])
     for eqn in jaxpr.eqns:
         kinds = [depends[id(var)] for var in eqn.invars if not isinstance(var, Literal)]
         if eqn.primitive is _reduce_p:
@@ -290,8 +323,6 @@ def run(
             results = _bind(jaxpr, eqn, [_read(var, known) for var in eqn.invars])
         known.update(zip(map(id, eqn.outvars), results, strict=True))
 
-    count, further, once, _ = traced.outputs
-    outputs, measured = jaxpr.outvars, jaxpr.outvars[count + further + once :]
     sums = [*{id(var): var for var in measured if not isinstance(var, Literal) and depends[id(var)] == ROW}.values()]
     results = sums if measure else outputs[:count]
     eqns = _leading_to({id(var) for var in results}, jaxpr.eqns, depends)
@@ -411,9 +442,9 @@ def _neutral(name: str, dtype: Any) -> Any:
     return jnp.asarray(info.min if name == "reduce_max" else info.max, dtype)
 
 
-def _leading_to_totals(eqns: Sequence[JaxprEqn], depends: Mapping[int, int]) -> set[int]:
-    """The equations over elements that totals need."""
-    needed: set[int] = set()
+def _leading_to_numbers(eqns: Sequence[JaxprEqn], depends: Mapping[int, int], numbers: Sequence[Any]) -> set[int]:
+    """The equations over elements that totals need, and numbers of the state."""
+    needed = {id(var) for var in numbers if not isinstance(var, Literal) and depends[id(var)] == ROW}
     found: set[int] = set()
     for eqn in reversed(eqns):
         of_elements = any(depends[id(var)] == ROW for var in eqn.outvars)

@@ -32,7 +32,7 @@ from funcopt.torch_bridge._units import Form, array_like, form_of, plain_array
 from funcopt.torch_bridge.engines import _fusion, _recipes, _segments
 from funcopt.torch_bridge.engines._engine import Measurement, Part, Updated
 from funcopt.torch_bridge.engines._memory import CopiedMemory, JaxMemory, Memory, writes_in_place
-from funcopt.torch_bridge.engines._recipes import Recipe, Whole
+from funcopt.torch_bridge.engines._recipes import Elementwise, Recipe, Whole
 
 _shape_of, _dtype_of = attrgetter("shape"), attrgetter("dtype")
 
@@ -159,11 +159,12 @@ class Engine:
 
     def _compile(self, key: _Key, *arguments: Any) -> Any:
         """The program: on the CPU with merged loops, or as it is where XLA does not merge them."""
-        plain = any(isinstance(recipe, Whole) for recipe in key.recipes) or self.device.platform != "cpu"
+        plain = all(isinstance(recipe, Whole) for recipe in key.recipes) or self.device.platform != "cpu"
         if plain or key.measure:
             return _jit(key, apart=False).lower(*arguments).compile()
         merged = _fusion.compile_merging(_jit(key, apart=True).lower(*arguments))
-        if _fusion.moves_little(merged):
+        sums = any(isinstance(recipe, Elementwise) and recipe.shape is not None for recipe in key.recipes)
+        if _fusion.moves_little(merged, _fusion.FEW_WITH_SUMS if sums else _fusion.FEW):
             return merged
         unmerged = _jit(key, apart=False).lower(*arguments).compile()
         return min(merged, unmerged, key=_fusion.cost)

@@ -1,6 +1,7 @@
-"""A *block*: parameters that one elementwise recipe updates, and their state, each quantity one array.
+"""A *block*: parameters that one recipe updates element by element, and their state, each quantity one array.
 
-Small parameters are joined, as rows of few elements with zeros after the last; a large one is a block of its own.
+Small parameters are joined, as rows of few elements with zeros after the last; a large one is a block of its own, of
+which the recipe may also take sums, such as its norm.
 Whatever holds a parameter's elements or its state's, in the user's hands, is a tensor over the block's memory. What
 cannot be, since something else shares its memory, is *away*: copied in before the update and out after it.
 """
@@ -276,6 +277,7 @@ class Block:
         segments: parameters that there is room for.
         width: elements of a row; None for a single parameter, which is no rows.
         engine: what updates them.
+        shape: of a single parameter that the recipe also takes sums of; None if it is elementwise.
     """
 
     def __init__(
@@ -286,8 +288,9 @@ class Block:
         segments: int,
         width: int | None,
         engine: Engine,
+        shape: tuple[int, ...] | None = None,
     ) -> None:
-        self.joined, self.kind, self.form = width is not None, kind, form
+        self.joined, self.kind, self.form, self.by_shape = width is not None, kind, form, shape
         self._engine, self._device = engine, kind.device
         self._width = width or size
         self._rows = round_up(size, LEAST_ROWS) if self.joined else 1
@@ -633,7 +636,9 @@ class Block:
         dtype = grads[0].dtype if len(grads) == 1 else widest(set(map(_dtype_of, grads)))
         if self._recipe[0] != (given, dtype):
             found, dtypes = self.kind.found, (jax_dtype(self.kind.dtype), jax_dtype(dtype))
-            recipe = Elementwise(binding, found, *dtypes, given, joined=self.joined, wide=self._wide)
+            recipe = Elementwise(
+                binding, found, *dtypes, given, joined=self.joined, wide=self._wide, shape=self.by_shape
+            )
             self._recipe = (given, dtype), recipe
         donated = [column.lend(due) for column in self._columns]
         returned = self._segments * len(self.numbers) + len(self.form.shared)

@@ -7,6 +7,7 @@ the last one, by identity; what has changed is taken over.
 import dataclasses
 import functools
 import itertools
+import math
 import operator
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,7 @@ from funcopt.torch_bridge.engines._elements import elements_of
 from funcopt.torch_bridge.engines._engine import Engine, Part
 from funcopt.torch_bridge.engines._operations import NotCovered
 from funcopt.torch_bridge.engines._pure import Pure
-from funcopt.torch_bridge.engines._recipes import Elementwise, Given, Whole, class_form
+from funcopt.torch_bridge.engines._recipes import Elementwise, Given, Whole, class_form, traced
 from funcopt.torch_bridge.engines._segments import NotByRows
 from funcopt.torch_bridge.store._block import Block, Kind, rows_of, width_for
 from funcopt.torch_bridge.store._whole import Member, WholePart
@@ -160,6 +161,7 @@ class Store:
         self._several: dict[torch.Tensor, list[int]] = {}  # the groups of a parameter that stands several times
         self._local: list[int] = []  # each group's index among those of its class
         self._loose: list[torch.Tensor] = []  # parameters of groups that have no place
+        self._loops: dict[tuple[Kind, tuple[int, ...]], bool] = {}  # whether updates of a shape are such
         self._growing = False  # whether large parameters have come and gone, and for how many steps none has since
         self._quiet = 0
         self._patterns: set[tuple[int, ...]] = set()  # of large parameters that had gradients
@@ -342,7 +344,7 @@ class Store:
             return False
         assert self._engine is not None
         if self._has_many_patterns(work):
-            self._join_all()
+            whole += self._join_all()
             work = self._work(repeat, only)
         later = _tied(work, whole)
         if later:
@@ -359,7 +361,7 @@ class Store:
         taken = [p for w, found in zip(work, changes, strict=True) for p in w.block.taken(found)]
         if taken:
             self._take_out(taken)
-            self._give_places(taken)
+            whole += self._give_places(taken)
             work = _without(self._work(repeat, only), later)
             changes = [w.block.changes(state, w.due, w.moved, self.describe) for w in work]
         for w, found in zip(work, changes, strict=True):
@@ -436,12 +438,12 @@ class Store:
         large = [p for p, slot in self._slots.items() if slot.block.joined and local(p).numel() > JOIN_UP_TO]
         self._take_out(large)
 
-    def _join_all(self) -> None:
-        """Joins large parameters, too: among rows a missing gradient is a number."""
+    def _join_all(self) -> list[Member]:
+        """Joins large parameters, too: among rows a missing gradient is a number. Returns those that cannot be."""
         self._growing = True
         params = [p for p, slot in self._slots.items() if not slot.block.joined]
         self._take_out(params)
-        self._give_places([p for p in params if p.grad is not None])
+        return self._give_places([p for p in params if p.grad is not None])
 
     def _due(self, block: Block, repeat: int) -> tuple[list[int], list[torch.Tensor]]:
         """The parameters of a block that have a gradient, and the gradients."""
@@ -524,14 +526,16 @@ class Store:
         for p, number in zip(due, numbers, strict=True):
             kind = Kind(self._seen[self._group_of[p]].found, p.dtype, self._device_of(p), sharding_of(p))
             grad: Any = p.grad
-            if grad.layout != torch.strided or not self._by_rows(kind):
-                whole.append(self._member(p))
-            elif number <= JOIN_UP_TO or self._growing:
+            strided = grad.layout == torch.strided
+            by_rows = strided and self._by_rows(kind)
+            if by_rows and (number <= JOIN_UP_TO or self._growing):
                 joined.setdefault(kind, []).append(p)
-            else:
-                block = self._block(kind, number, 1, None)
+            elif by_rows or (strided and self._by_shape(kind, p)):
+                block = self._block(kind, number, 1, None, None if by_rows else tuple(p.shape))
                 self._alone.append(block)
                 self._settle(block, [p])
+            else:
+                whole.append(self._member(p))
         for kind, params in joined.items():
             block = self._joined.get(kind)
             if block is None or not block.has_room(params):
@@ -561,11 +565,41 @@ class Store:
             return False
         return True
 
-    def _block(self, kind: Kind, size: int, segments: int, width: int | None) -> Block:
+    def _by_shape(self, kind: Kind, p: torch.Tensor) -> bool:
+        """Whether a parameter's update is made of loops over its elements and of sums of all, such as norms.
+
+        Then one program overwrites it and its state, as those of elementwise recipes. Torch's engine has no such loops.
+        """
+        assert self._engine is not None
+        large = p.dim() > 0 and p.numel() > max(JOIN_UP_TO, 0)
+        plain = large and p.is_contiguous() and kind.sharding is None
+        if not plain or not self._fast or self._growing or self._engine.name != "xla":
+            return False
+        place = kind, tuple(p.shape)
+        if place not in self._loops:
+            rule = self._binding.rule_of(self._seen[self._group_of[p]].group)
+            self._loops[place] = rule is not None and self._consists_of_loops(*place)
+        return self._loops[place]
+
+    def _consists_of_loops(self, kind: Kind, shape: tuple[int, ...]) -> bool:
+        assert self._engine is not None
+        dtype, wide = jax_dtype(kind.dtype), torch.get_default_dtype() == torch.float64
+        given = Given(False, False)
+        recipe = Elementwise(self._binding, kind.found, dtype, dtype, given, joined=False, wide=wide, shape=shape)
+        try:
+            with self._engine.precision():
+                traced(recipe, math.prod(shape))
+        except (NotByRows, TypeError):  # the step says what is wrong
+            return False
+        return True
+
+    def _block(
+        self, kind: Kind, size: int, segments: int, width: int | None, shape: tuple[int, ...] | None = None
+    ) -> Block:
         assert self._engine is not None
         with self._engine.precision():
-            form = class_form(self._binding, kind.found, jax_dtype(kind.dtype))
-            return Block(form, kind, size, segments, width, self._engine)
+            form = class_form(self._binding, kind.found, jax_dtype(kind.dtype), shape)
+            return Block(form, kind, size, segments, width, self._engine, shape)
 
     def _settle(self, block: Block, params: Sequence[torch.Tensor]) -> None:
         for p in params:
