@@ -17,7 +17,7 @@ from conformance._report import HEADERS, table
 from funcopt.torch_bridge import optim
 from funcopt.torch_bridge._binding import Binding
 
-EVERY_RUN = {"SGD", "AdamW", "Muon"}
+EVERY_RUN = {"SGD", "AdamW"}
 
 
 @pytest.mark.parametrize(

@@ -302,8 +302,8 @@ def test_two_calls_trace_once(case: Case) -> None:
         return tx.update(grads, state, params)
 
     params = make_tree(case, 0)
-    _, state = update(make_tree(case, 1), tx.init(params), params)
-    update(make_tree(case, 2), state, params)
+    _, state = jax.eval_shape(update, make_tree(case, 1), tx.init(params), params)
+    jax.eval_shape(update, make_tree(case, 2), state, params)
     assert traces == 1
 
 

@@ -16,7 +16,7 @@ import torch
 from twins import ROUNDING, largest_difference, make_parameters, program_of, take_steps
 
 import funcopt
-from funcopt.torch_bridge import TorchBridge
+from funcopt.torch_bridge import TorchBridge, optim
 from funcopt.torch_bridge.engines import _fusion, _xla
 from funcopt.torch_bridge.engines._apart import compute_apart
 from funcopt.torch_bridge.store import _block
@@ -105,6 +105,20 @@ def test_an_update_moves_the_least_bytes(recipe: str) -> None:
     run = Run(recipe, torch.float32)
     run.step()
     assert moves_the_least(run, recipe)
+
+
+# A norm reads what it is of once more: LAMB's of its updates all that these are made of, beside the clip's.
+@pytest.mark.parametrize(
+    ("name", "options", "bytes_per_element"),
+    [("Lars", {"momentum": 0.9, "weight_decay": 0.1}, 28), ("StableAdamW", {}, 36), ("Lamb", {}, 52)],
+)
+def test_so_does_one_that_takes_norms(name: str, options: dict[str, Any], bytes_per_element: float) -> None:
+    params = make_parameters([(100, 400), (200, 50, 2, 2)], torch.float32)
+    optimizer = getattr(optim, name)(params, lr=0.1, **options)
+    take_steps(params, optimizer, [0])
+    moved = _fusion.bytes_moved(program_of(optimizer)) / sum(p.numel() for p in params)
+    assert bytes_per_element <= moved <= 1.02 * bytes_per_element
+    assert optimizer.compilations == 1
 
 
 @pytest.mark.parametrize("recipe", ["AdamW", "AMSGrad", "Lion + EMA"])

@@ -63,6 +63,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-W", "error", "-c", PRELUDE + code], capture_output=True, text=True)
 
 
+@pytest.mark.one_engine
 @pytest.mark.parametrize("code", [pytest.param(code, id=name) for name, code in ENDINGS.items()])
 def test_clean_exit(code: str) -> None:
     done = run(code)

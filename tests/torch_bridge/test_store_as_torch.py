@@ -34,6 +34,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "Adadelta": {"lr": 0.5},
     "Adafactor": {"lr": 0.05},
 }
+EVERY_RUN = {"SGD momentum", "AdamW", "NAdam", "ASGD", "Adafactor"}
 
 SHAPES = [(4, 4), (3,), (2, 3), (), (40, 5)]
 
@@ -486,7 +487,12 @@ def same(ours: Any, theirs: Any, rounding: float) -> bool:
 LOADED_NADAM = {"save_and_load", "load_what_is_live", "extra_entries_in_a_checkpoint", "through_a_file"}
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+EACH = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in EVERY_RUN else [pytest.mark.thorough]) for name in ALGORITHMS]
+)
+
+
+@EACH
 @pytest.mark.parametrize("act", EDITS.values(), ids=EDITS)
 def test_the_same_comes_of_it(act: Edit, name: str) -> None:
     kind = name.split()[0]
@@ -510,6 +516,7 @@ WITH_SUMS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.one_engine
 @pytest.mark.parametrize("name", WITH_SUMS)
 @pytest.mark.parametrize("act", EDITS.values(), ids=EDITS)
