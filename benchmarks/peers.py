@@ -5,6 +5,7 @@ above 1 where the bridge is faster. It needs the `clients` extra.
 """
 
 import argparse
+import contextlib
 import importlib
 import statistics
 import sys
@@ -70,39 +71,69 @@ def is_matrix(shape: Shape) -> bool:
     return len(shape) == 2 and max(shape) <= 4096
 
 
-def medians(runs: Mapping[str, Callable[[], Any]], problem: Problem, seconds: float) -> dict[str, float]:
+class Candidate(NamedTuple):
+    """An optimizer, and what it updates."""
+
+    optimizer: Any
+    params: list[torch.nn.Parameter]
+    grads: list[torch.Tensor]
+
+    def attach(self) -> None:
+        """Gives the parameters their gradients, which heavyball takes away in its step."""
+        for p, grad in zip(self.params, self.grads, strict=True):
+            p.grad = grad
+
+
+def candidate(make: Callable[..., Any], problem: Problem, **options: Any) -> Candidate:
+    """An optimizer after two steps, in which it compiles what it needs.
+
+    Raises:
+        RuntimeError: if the second one changes no parameter.
+    """
+    params = problem.params()
+    found = Candidate(make(params, **options), params, [p.grad for p in params if p.grad is not None])
+    if hasattr(found.optimizer, "train"):
+        found.optimizer.train()
+    for _ in range(2):
+        before = params[0].detach().clone()
+        found.attach()
+        found.optimizer.step()
+    if torch.equal(before, params[0]):
+        raise RuntimeError(f"{type(found.optimizer).__name__}: a step changed nothing")
+    return found
+
+
+def medians(candidates: Mapping[str, Candidate], problem: Problem, seconds: float) -> dict[str, float]:
     """Seconds of a step; the candidates take turns."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    times: dict[str, list[float]] = {name: [] for name in candidates}
     start, turn = time.perf_counter(), 0
     while time.perf_counter() - start < seconds or turn < 4:
         problem.write_gradients(turn)
-        for name, step in runs.items():
+        for name, found in candidates.items():
+            found.attach()
             before = time.perf_counter()
-            step()
+            found.optimizer.step()
             times[name].append(time.perf_counter() - before)
         turn += 1
     return {name: statistics.median(own[1:]) for name, own in times.items()}
 
 
 def measure(case: Case, workload: str, seconds: float) -> dict[str, float]:
+    """Seconds of a step of each who has the algorithm, by class."""
     shapes = WORKLOADS[workload]
     problem = Problem(shapes.only(is_matrix) if case.matrices else shapes, torch.device("cpu"))
-    optimizers: dict[str, Any] = {"funcopt": getattr(optim, case.ours)(problem.params(), **case.options)}
+    problem.write_gradients(0)
+    candidates = {"funcopt": candidate(getattr(optim, case.ours), problem, **case.options)}
     for peer in case.peers:
         module, _, name = peer.path.rpartition(".")
+        print(f"{case.ours}, {workload}: first steps of {peer.path}", file=sys.stderr)
         try:
             found = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError):
             continue
         options = {key: value for key, value in case.options.items() if key != "weight_decay" or case.ours != "Lamb"}
-        optimizers[peer.path] = found(problem.params(), **options, **peer.options)
-    problem.write_gradients(0)
-    for own in optimizers.values():
-        if hasattr(own, "train"):
-            own.train()
-        own.step()
-        own.step()
-    return medians({name: own.step for name, own in optimizers.items()}, problem, seconds)
+        candidates[peer.path] = candidate(found, problem, **options, **peer.options)
+    return medians(candidates, problem, seconds)
 
 
 def main() -> int:
@@ -112,6 +143,9 @@ def main() -> int:
     parser.add_argument("--workloads", nargs="*", choices=sorted(WORKLOADS), default=["resnet50", "gpt2-small"])
     parser.add_argument("--seconds", type=float, default=5.0, help="of each comparison (default: %(default)s)")
     args = parser.parse_args()
+    # Without a compiler's autotuning, which takes minutes for each shape.
+    with contextlib.suppress(ImportError):
+        importlib.import_module("heavyball.utils").compile_mode = "default"
     print("| class | shapes | ms | fastest of the others | ms | ratio |\n|---|---|---|---|---|---|")
     for case in CASES:
         for workload in args.workloads if case.ours in args.cases else ():
