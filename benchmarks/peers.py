@@ -94,8 +94,9 @@ def candidate(make: Callable[..., Any], problem: Problem, **options: Any) -> Can
     found = Candidate(make(params, **options), params, [p.grad for p in params if p.grad is not None])
     if hasattr(found.optimizer, "train"):
         found.optimizer.train()
+    before = params[0].detach().clone()
     for _ in range(2):
-        before = params[0].detach().clone()
+        before.copy_(params[0].detach())
         found.attach()
         found.optimizer.step()
     if torch.equal(before, params[0]):
@@ -145,7 +146,8 @@ def main() -> int:
     args = parser.parse_args()
     # Without a compiler's autotuning, which takes minutes for each shape.
     with contextlib.suppress(ImportError):
-        importlib.import_module("heavyball.utils").compile_mode = "default"
+        heavyball: Any = importlib.import_module("heavyball.utils")
+        heavyball.compile_mode = "default"
     print("| class | shapes | ms | fastest of the others | ms | ratio |\n|---|---|---|---|---|---|")
     for case in CASES:
         for workload in args.workloads if case.ours in args.cases else ():
