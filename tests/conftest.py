@@ -15,12 +15,23 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # torch's and XLA's threads wait for each other actively; with a test process per core that takes most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
-# The same program is compiled once, whichever test, process or run it is in.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-# And traced without noting each operation's place in the tests.
+# Traced without noting each operation's place in the tests.
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+
+
+def _share_programs() -> None:
+    """The same program is compiled once, whichever test or run it is in.
+
+    But not those of the processes that tests start: one that is killed may leave half a program behind.
+    """
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+_share_programs()
 
 if importlib.util.find_spec("torchvision"):
     import torch
