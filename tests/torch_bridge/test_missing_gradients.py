@@ -172,9 +172,8 @@ def blocks_of(optimizer: TorchBridge) -> list[Any]:
 
 
 @pytest.mark.one_engine
-def test_ever_new_patterns_of_updates_that_take_sums(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large parameters have places of their own at first, and none once there have been many patterns."""
-    monkeypatch.setattr(_store, "JOIN_UP_TO", -1)
+def test_ever_new_patterns_of_updates_that_take_sums() -> None:
+    """Parameters have places of their own at first, and none once there have been many patterns."""
     shapes = [(50,), (3, 4), (7,), (2, 3, 2), (5,)]
     ours, theirs = make_parameters(shapes), make_parameters(shapes)
     fast, plain = (TorchBridge(params, funcopt.lamb, lr=0.1) for params in (ours, theirs))

@@ -19,7 +19,6 @@ from twins import ROUNDING, set_gradients
 import funcopt
 from funcopt import TorchBridge
 from funcopt.torch_bridge import optim
-from funcopt.torch_bridge.store import _store
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "SGD": {"lr": 0.05},
@@ -521,8 +520,7 @@ WITH_SUMS: dict[str, tuple[Any, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", WITH_SUMS)
 @pytest.mark.parametrize("act", EDITS.values(), ids=EDITS)
 def test_so_it_does_of_updates_that_take_sums(act: Edit, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In place over flat memory, as large parameters are, and in their own shapes."""
-    monkeypatch.setattr(_store, "JOIN_UP_TO", -1)
+    """In place over flat memory, and in their own shapes."""
     make, options = WITH_SUMS[name]
     placed: list[int] = []
 

@@ -40,6 +40,10 @@ JOIN_UP_TO = 32_768
 """Elements of the largest parameter that is joined with others: torch copies its gradient in less time than a further
 array costs, and without starting threads."""
 
+MAX_WITH_SUMS = 200
+"""Parameters of an optimizer up to which those that a recipe takes sums of have places of their own. XLA's pass that
+merges loops compares each with each: 300 take it 6 times as long to compile as without, 161 hardly longer."""
+
 MAX_PATTERNS = 8
 """Patterns of missing gradients that get a program of their own, in which the missing cost nothing. Beyond, one program
 for all further patterns computes with zeros and drops what comes of them."""
@@ -571,9 +575,9 @@ class Store:
         Then one program overwrites it and its state, as those of elementwise recipes. Torch's engine has no such loops.
         """
         assert self._engine is not None
-        large = p.dim() > 0 and p.numel() > max(JOIN_UP_TO, 0)
-        plain = large and p.is_contiguous() and kind.sharding is None
-        if not plain or not self._fast or self._growing or self._engine.name != "xla":
+        plain = p.dim() > 0 and p.numel() > 0 and p.is_contiguous() and kind.sharding is None
+        many = len(self._group_of) > MAX_WITH_SUMS
+        if not plain or many or not self._fast or self._growing or self._engine.name != "xla":
             return False
         place = kind, tuple(p.shape)
         if place not in self._loops:
