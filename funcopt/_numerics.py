@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.core import Tracer
-from jax.experimental.shard_alike import shard_alike
 from jax.sharding import NamedSharding, PartitionSpec, reshard
 
 from funcopt._tree import compute_dtype, is_static, typed_sharding, weak
@@ -152,8 +151,9 @@ def _divided(x: Any, like: Any) -> Any:
     divided = typed_sharding(like)
     if divided is not None:
         return reshard(x, divided)
-    # Where types do not say it XLA would divide factors of a replicated state as suits it.
-    return shard_alike(like, x)[1] if jax.device_count() > 1 else x
+    # Where types do not say it XLA would divide factors of a replicated state as suits it; what is computed of both
+    # elements is divided as both.
+    return jnp.where(abs(like) < 0, like, x) if jax.device_count() > 1 else x
 
 
 def normal(seed: int, count: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
