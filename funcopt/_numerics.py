@@ -13,6 +13,14 @@ from jax.sharding import NamedSharding, PartitionSpec, reshard
 
 from funcopt._tree import compute_dtype, is_static, typed_sharding, weak
 
+try:
+    from jax.experimental.shard_alike import shard_alike
+except ModuleNotFoundError:  # JAX 0.12 has it no more
+
+    def shard_alike(x: Any, y: Any) -> tuple[Any, Any]:
+        """The second is computed from both, which divides it as the first unless XLA knows better."""
+        return x, jnp.where(abs(x) < 0, x, y)
+
 
 def lerp(start: jax.Array, end: jax.Array, weight: Any) -> jax.Array:
     """`torch.lerp`: from `start` to `end` by `weight`, exact at both ends.
@@ -151,9 +159,8 @@ def _divided(x: Any, like: Any) -> Any:
     divided = typed_sharding(like)
     if divided is not None:
         return reshard(x, divided)
-    # Where types do not say it XLA would divide factors of a replicated state as suits it; what is computed of both
-    # elements is divided as both.
-    return jnp.where(abs(like) < 0, like, x) if jax.device_count() > 1 else x
+    # Where types do not say it XLA would divide factors of a replicated state as suits it.
+    return shard_alike(like, x)[1] if jax.device_count() > 1 else x
 
 
 def normal(seed: int, count: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:

@@ -8,10 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 import funcopt
-from funcopt import TorchBridge
 from funcopt.kinds import NonNegative
 from funcopt.rule import Rule, around, wrapper
 
@@ -88,17 +86,19 @@ def test_state_has_the_fields_of_both() -> None:
     assert state._fields == (
         "step", "z", "weight_sum", "lr_max", "beta", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"
     )  # fmt: skip
+    torch = pytest.importorskip("torch")
     p = torch.nn.Parameter(torch.ones(2))
-    optimizer = TorchBridge([p], funcopt.lookahead(funcopt.lion), lr=0.1)
+    optimizer = funcopt.TorchBridge([p], funcopt.lookahead(funcopt.lion), lr=0.1)
     p.grad = torch.ones(2)
     optimizer.step()
     assert set(optimizer.state[p]) == {"step", "lookahead_slow_buff", "exp_avg"}
 
 
 def test_groups_of_the_bridge_have_the_options() -> None:
+    torch = pytest.importorskip("torch")
     p, q = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
     factory = funcopt.schedule_free(funcopt.sgd)
-    optimizer = TorchBridge([{"params": [p]}, {"params": [q], "beta": 0.5}], factory, lr=0.1, momentum=0.0)
+    optimizer = funcopt.TorchBridge([{"params": [p]}, {"params": [q], "beta": 0.5}], factory, lr=0.1, momentum=0.0)
     for _ in range(2):
         p.grad, q.grad = torch.ones(2), torch.ones(2)
         optimizer.step()

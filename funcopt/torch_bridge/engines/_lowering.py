@@ -46,7 +46,7 @@ _INNER = {
 """Primitives that call a function, and the parameter that it is in."""
 
 _SAME = frozenset(
-    "copy copy_p stop_gradient optimization_barrier sharding_constraint device_put".split()  # noqa: SIM905
+    "copy copy_p stop_gradient optimization_barrier sharding_constraint shard_alike device_put".split()  # noqa: SIM905
 )
 """What returns its operands."""
 
