@@ -486,12 +486,9 @@ def same(ours: Any, theirs: Any, rounding: float) -> bool:
 LOADED_NADAM = {"save_and_load", "load_what_is_live", "extra_entries_in_a_checkpoint", "through_a_file"}
 
 
-EACH = pytest.mark.parametrize(
+@pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in EVERY_RUN else [pytest.mark.thorough]) for name in ALGORITHMS]
 )
-
-
-@EACH
 @pytest.mark.parametrize("act", EDITS.values(), ids=EDITS)
 def test_the_same_comes_of_it(act: Edit, name: str) -> None:
     kind = name.split()[0]

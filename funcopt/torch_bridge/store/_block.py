@@ -1,9 +1,9 @@
 """A *block*: parameters that one recipe updates element by element, and their state, each quantity one array.
 
-Small parameters are joined, as rows of few elements with zeros after the last; a large one is a block of its own, of
-which the recipe may also take sums, such as its norm.
-Whatever holds a parameter's elements or its state's, in the user's hands, is a tensor over the block's memory. What
-cannot be, since something else shares its memory, is *away*: copied in before the update and out after it.
+Small parameters are joined, as rows of few elements with zeros after the last; a large one is a block of its own, and
+so is each one that the recipe also takes sums of, such as its norm. Whatever holds a parameter's elements or its
+state's, in the user's hands, is a tensor over the block's memory. What cannot be, since something else shares its
+memory, is *away*: copied in before the update and out after it.
 """
 
 import dataclasses
