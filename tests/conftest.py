@@ -33,6 +33,10 @@ def _share_programs() -> None:
 
 _share_programs()
 
+# MMEngine's formatter writes its grammar when first imported, and what a second process reads meanwhile may be empty.
+if importlib.util.find_spec("yapf"):
+    importlib.import_module("yapf")
+
 if importlib.util.find_spec("torchvision"):
     import torch
 

@@ -197,7 +197,9 @@ class Binding:
         if rule is None:
             return None
         found, numbers = self.split(group)
-        return rule(**{self._spelling[name]: _plain(value) for name, value in found.fill(numbers).items()})
+        values = {**found.fill(numbers), **self._fixed}
+        # A factor of one's own, which scales what the rule yields, is no argument of it.
+        return rule(**{self._spelling[name]: _plain(value) for name, value in values.items() if name in self._spelling})
 
     def refuse_param(self, shape: Sequence[int], dtype: Any) -> str:
         """What a parameter must be that the algorithm refuses, "" for others, and where the factory does not say."""
@@ -229,7 +231,9 @@ class Binding:
         """
         packed: list[Any] = []
         fields: list[tuple[str, Any]] = []
-        own_factor = self.multiplied and "lr" not in self.defaults
+        # Where there is no rate to multiply, or one that the algorithm finds by itself, the update is.
+        no_rate = "lr" not in self.defaults or group.get("lr", self.defaults["lr"]) is None
+        own_factor = self.multiplied and no_rate
         names = {**self.defaults, "lr_mult": 1.0} if own_factor else self.defaults
         for name, default in names.items():
             value = group.get(name, default)
@@ -266,7 +270,9 @@ class Binding:
             tx = _one_per_group([self._make(group) for group in groups])
         else:
             tx = self._make({name: _per_group([group[name] for group in groups]) for name in self.defaults})
-        return tx if None in multipliers else chain(tx, scale_by_multipliers(_per_group(multipliers)))
+        if all(multiplier is None for multiplier in multipliers):
+            return tx
+        return chain(tx, scale_by_multipliers(_per_group([1.0 if m is None else m for m in multipliers])))
 
     def _make(self, values: Mapping[str, Any]) -> GradientTransformationExtraArgs:
         arguments = {**values, **self._fixed}

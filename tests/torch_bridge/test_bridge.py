@@ -129,6 +129,15 @@ def test_one_recipe_in_both_frameworks() -> None:
 # Groups, multipliers, schedules
 
 
+@pytest.mark.parametrize("transform", [funcopt.scale_by_adam, funcopt.scale_by_apollo, funcopt.adafactor_hf])
+def test_a_multiplier_where_there_is_no_lr(transform: Callable[..., Any]) -> None:
+    before, plain, ours = parameters(), parameters(), parameters()
+    train(TorchBridge(plain, transform), range(1))
+    train(TorchBridge(two_groups(ours, lr_mult=0.5), transform), range(1))
+    expected = [q + (1.0 if i < 2 else 0.5) * (p - q) for i, (p, q) in enumerate(zip(plain, before, strict=True))]
+    assert_equal(ours, expected)
+
+
 def test_multipliers_survive_a_scheduler() -> None:
     ours, theirs = parameters(), parameters()
     bridge = TorchBridge(two_groups(ours, lr_mult=0.1, decay_mult=0.0), funcopt.adamw, lr=0.1, weight_decay=0.5)
