@@ -625,7 +625,12 @@ def test_in_place_as_out_of_place(with_fused: bool) -> None:
         ops = fused(found.ops, outputs, lambda x, numbers=numbers: x in numbers) if with_fused else found.ops
         given = [float(numbers[x]) for x in found.numbers]
         tensors = [to_torch(x.copy()) for x in arrays]
-        wanted = functional(ops, own, found.numbers, outputs, {}).run(tensors, given, CPU)
+        # What is a number may be joined with others into one of torch's operations; what is a tensor is not.
+        scalars = [torch.tensor(x, dtype=torch.float32) for x in given]
+        if with_fused:
+            wanted = functional(ops, own, found.numbers, outputs, {}).run(tensors, given, CPU)
+        else:
+            wanted = functional(ops, [*own, *found.numbers], [], outputs, {}).run([*tensors, *scalars], [], CPU)
         wanted = [
             torch.as_tensor(x).expand(37).to(like.dtype, copy=True) for x, like in zip(wanted, tensors, strict=True)
         ]
@@ -636,6 +641,67 @@ def test_in_place_as_out_of_place(with_fused: bool) -> None:
         for a, b in zip(tensors, wanted, strict=True):
             bits = [x.nan_to_num(7.0, np.inf, -np.inf).view(torch.int16) for x in (a, b)]
             assert torch.equal(*bits), code.source
+
+
+# With operations that see more than an element.
+MATRICES: list[Callable[[Any], Any]] = [
+    jnp.transpose,
+    lambda x: x + x.T,
+    lambda x: x @ x.T,
+    lambda x: x[::-1],
+    lambda x: x.at[0].set(7.0),
+    lambda x: jnp.split(x, 3)[1].repeat(3, 0),
+    lambda x: x - jnp.split(x, 3, 1)[2][:, :1],
+    lambda x: jnp.concatenate([2 - part for part in jnp.split(x, 3)]),
+    lambda x: jnp.broadcast_to(x[0], x.shape),
+    lambda x: x.reshape(4, 9).reshape(6, 6),
+    lambda x: x / (1 + jnp.abs(x).max(axis=1, keepdims=True)),
+    lambda x: jnp.sort(x, axis=0),
+    lambda x: jnp.cumsum(x, axis=1) / 6,
+    lambda x: x[jnp.argsort(x[:, 0])],
+    lambda x: x.astype(jnp.bfloat16).T.astype(x.dtype),
+    lambda x: jnp.linalg.qr(x)[0],
+]
+
+
+def random_matrix_program(seed: int) -> Callable[..., Any]:
+    """As `random_program`, of square matrices."""
+    random = np.random.default_rng(seed)
+    steps = random.integers(0, 1000, (random.integers(5, 31), 4))
+    ends = random.integers(0, 1000, 3)
+
+    def program(number: Any, *arrays: Any) -> Any:
+        values = [*arrays]
+        for kind, which, i, j in steps:
+            x, y = values[i % len(values)], values[j % len(values)]
+            if kind % 3 == 0:
+                values.append(MATRICES[which % len(MATRICES)](x))
+            else:
+                values.append(BINARY[which % 6](x, y if kind % 3 == 1 else number * y))
+        return [values[i % len(values)] for i in ends]
+
+    return program
+
+
+def test_memory_of_operands_is_used_again() -> None:
+    """Bit by bit as in memory of its own, and arguments stay what they are."""
+    used = 0
+    for seed in range(150):
+        program = random_matrix_program(seed)
+        arrays = [np.random.default_rng([seed, i]).normal(size=(6, 6)).astype(np.float32) for i in range(3)]
+        lowered = traced(program, np.float32(0.5), *arrays)
+        number, *own = lowered.inputs
+        kept, overwritten = (
+            functional(lowered.ops, own, [number], lowered.outputs, {}, in_place=in_place) for in_place in (False, True)
+        )
+        given = [float(run_host(kept.host, {number: np.float32(0.5)})[x]) for x in kept.numbers]
+        tensors = [to_torch(x.copy()) for x in arrays]
+        wanted = [torch.as_tensor(x).clone() for x in kept.run(tensors, given, CPU)]
+        found = [torch.as_tensor(x) for x in overwritten.run(tensors, given, CPU)]
+        for a, b in zip([*found, *tensors], [*wanted, *map(to_torch, arrays)], strict=True):
+            assert torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0)), overwritten.source
+        used += overwritten.source.count("out=")
+    assert used > 300
 
 
 def test_memory_between_operations_is_used_again() -> None:
@@ -659,13 +725,13 @@ def test_one_number_for_all_elements_is_not_joined_with_them() -> None:
 
 def test_several_operations_as_one_of_torchs() -> None:
     def program(number: Any, x: Any, y: Any, z: Any) -> Any:
-        return [x + number * (y - x), y + number * x * z, z + number * (x / y), x + number * z]
+        return [x + number * (y - x), y + number * x * z, z + number * (x / y), x + number * z, x + number * (x - z)]
 
     arrays = [np.linspace(1, 2, 10) + i for i in range(3)]
     lowered = traced(program, np.float64(0.5), *arrays)
     number, *own = lowered.inputs
     ops = fused(lowered.ops, lowered.outputs, lambda x: x is number or not x.shape)
-    assert [op.name for op in ops] == ["lerp", "addcmul", "addcdiv", "add_scaled"]
+    assert [op.name for op in ops] == ["lerp", "addcmul", "addcdiv", "add_scaled", "lerp"]
     found = functional(ops, own, [number], lowered.outputs, {}).run([*map(to_torch, arrays)], [0.5], CPU)
     for a, b in zip(found, program(0.5, *arrays), strict=True):
         np.testing.assert_allclose(a.numpy(), b, rtol=1e-15)

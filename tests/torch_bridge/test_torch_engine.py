@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 import pytest
 import torch
@@ -59,6 +60,46 @@ def test_the_engine_is_told_with_its_reason() -> None:
         model = torch.nn.Linear(2, 2)
     assert optim.AdamW(model.parameters()).engine == ("torch", "JAX has no device for meta")
     assert optim.AdamW(params, differentiable=True).engine.name == "torch"
+
+
+def of_each(turn: Callable[[Any], Any], lr: Any) -> Any:
+    turned = optax.stateless(lambda updates, _: jax.tree.map(turn, updates))
+    return funcopt.chain(turned, funcopt.sgd(lr, momentum=0.9))
+
+
+def test_torchs_engine_multiplies_large_matrices() -> None:
+    """Where it is faster: on the CPU, and if it has all that the recipe uses."""
+    small, large, flat = make_parameters([(8, 8), (256, 256), (70_000,)])
+    expected = "torch", "the update multiplies large matrices, at which torch is the faster one on the CPU"
+    for own in (optim.Muon, optim.SOAP):
+        assert own([large], lr=0.01).engine == expected
+        assert own([large], lr=0.01, engine="xla").engine.name == "xla"
+        assert own([small, large.detach()], lr=0.01).engine.name == "xla"
+    assert TorchBridge([large, flat], funcopt.muon_with_adamw, lr=0.01).engine == expected
+    assert optim.SOAP([flat], lr=0.01).engine.name == "xla"
+    assert optim.Lamb([large], lr=0.01).engine.name == "xla"
+
+    def looped(lr: Any) -> Any:
+        return of_each(lambda g: lax.while_loop(lambda x: jnp.max(x) < 0, lambda x: x @ x, g), lr)
+
+    assert TorchBridge([large], looped, lr=0.01).engine.name == "xla"
+
+
+def test_large_matrices_that_come_later() -> None:
+    def multiplied(lr: Any) -> Any:
+        return of_each(lambda g: g @ g.T @ g, lr)
+
+    ours, theirs = (make_parameters([(8, 8), (256, 256)]) for _ in range(2))
+    bridge = TorchBridge(ours[:1], multiplied, lr=0.01)
+    reference = TorchBridge(theirs[:1], multiplied, lr=0.01, engine="torch")
+    for step in range(4):
+        if step == 2:
+            bridge.add_param_group({"params": ours[1:]})
+            reference.add_param_group({"params": theirs[1:]})
+        take_steps(ours, bridge, [step])
+        take_steps(theirs, reference, [step])
+        assert bridge.engine.name == ("xla" if step < 2 else "torch")
+    assert largest_difference(ours, theirs) <= ROUNDING
 
 
 def test_what_is_no_engine() -> None:

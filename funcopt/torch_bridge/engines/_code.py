@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from funcopt.torch_bridge._buffers import torch_dtype
-from funcopt.torch_bridge.engines._lowering import TOTAL, Operand, split
+from funcopt.torch_bridge.engines import _segments
+from funcopt.torch_bridge.engines._lowering import TOTAL, Operand, fused, in_order, split
 from funcopt.torch_bridge.engines._operations import (
     MANY,
     NAMESPACE,
@@ -474,6 +475,8 @@ def functional(
     numbers: Sequence[Value],
     outputs: Sequence[Operand],
     places: Mapping[int, Value],
+    *,
+    in_place: bool = False,
 ) -> Functional:
     """Writes operations down as a function of whole tensors, out of place.
 
@@ -484,32 +487,43 @@ def functional(
         outputs: the results, in which numbers stay numbers.
         places: by index among `outputs` the argument that a result will replace. What else is an argument, or lies in
             its memory, is copied.
+        in_place: whether results may take the memory of operands that nobody reads any more; autograd would read them.
     """
     found = split(ops, outputs, numbers)
     scalars = {*found.numbers, *numbers}
     is_number = lambda x: not x.shape and (isinstance(x, Constant) or x in scalars)  # noqa: E731
-    found = found._replace(ops=rounded_products(found.ops, outputs, is_number))
+    ops = in_order(fused(rounded_products(found.ops, outputs, is_number), outputs, is_number))
     writer = _Writer(lanes=False)
     converted = _numbers(writer, found.numbers)
     for i, value in enumerate(arrays):
         writer.names[value] = Name(f"a{i}")
-    made = {x for op in found.ops for x in op.outputs}.difference(outputs)
-    last = {x: op for op in found.ops for x in op.inputs}
+    made = {x for op in ops for x in op.outputs}.difference(outputs)
+    last = {x: op for op in ops for x in op.inputs}
+    overwriting = _Overwriting(ops, outputs)
     crossing = False
-    for op in found.ops:
+    for i, op in enumerate(ops):
         if op.name == TOTAL:
             crossing = True
             own = ", ".join(writer.context.tensor(writer.name(x), x.dtype) for x in op.inputs)
             names = ", ".join(writer.new(value).text for value in op.outputs)
-            writer.lines.append(f"{names}, = yield [{own}], _joins[{_index(found.ops, op)}]")
+            writer.lines.append(f"{names}, = yield [{own}], _joins[{_index(ops, op)}]")
+            taken = None
         else:
-            writer.assign(op)
+            call = writer.call(op)
+            taken = overwriting.operand(i, op, call) if in_place else None
+            if taken is None:
+                writer.assign(op)
+            else:
+                writer.names[op.out] = writer.names[taken]
+                writer.lines.append(f"{call.function}({', '.join(call.arguments)}, out={writer.name(taken)})")
         # What nobody reads any more makes room: memory that is asked for anew costs more than a pass over it.
-        over = dict.fromkeys(x for x in op.inputs if isinstance(x, Value) and last[x] is op and x in made)
+        over = dict.fromkeys(
+            x for x in op.inputs if isinstance(x, Value) and last[x] is op and x in made and x is not taken
+        )
         if over:
             writer.lines.append(f"del {', '.join(str(writer.name(x)) for x in over)}")
     lent = set(arrays)
-    for op in found.ops:
+    for op in ops:
         if op.name in VIEWS and op.inputs[0] in lent:
             lent.update(op.outputs)
     names = [str(writer.name(x)) for x in outputs]
@@ -527,8 +541,41 @@ def functional(
     source = f"def run(arrays, numbers, device):\n{_indented([*head, *writer.lines, f'return [{results}]'])}"
     run = _function(source, writer.constants)
     if crossing:
-        run.__globals__["_joins"] = [op.params["join"] for op in found.ops if op.name == TOTAL]
+        run.__globals__["_joins"] = [op.params["join"] for op in ops if op.name == TOTAL]
     return Functional(run, found.numbers, found.host, source)
+
+
+_ELEMENTS = (_segments.KEEP_ELEMENTS_APART | {"add_scaled", "addcdiv", "addcmul", "lerp"}) - VIEWS
+
+
+class _Overwriting:
+    """Finds the operand whose memory the result of an operation on elements may take, since nobody reads it later."""
+
+    def __init__(self, ops: Sequence[Op], outputs: Sequence[Operand]) -> None:
+        self._last: dict[Operand, int] = {x: i for i, op in enumerate(ops) for x in op.inputs}
+        self._last.update(dict.fromkeys(outputs, len(ops)))
+        self._sharing: dict[Value, list[Value]] = {}  # by value with memory of its own: what may lie in it
+        self._owner: dict[Value, Value] = {}
+
+    def operand(self, i: int, op: Op, call: Call) -> Value | None:
+        """The operand whose memory the result of the i-th operation is to take, if any."""
+        result = op.out
+        converts = op.name == "convert_element_type" and torch_dtype(op.inputs[0].dtype) != torch_dtype(result.dtype)
+        if call.has_out or converts:
+            self._owner[result], self._sharing[result] = result, [result]
+        else:
+            for owner in {self._owner[x] for x in op.inputs if isinstance(x, Value) and x in self._owner}:
+                self._sharing[owner] += op.outputs
+                self._owner.update(dict.fromkeys(op.outputs, owner))
+        if not call.has_out or op.name not in _ELEMENTS:
+            return None
+        for x in op.inputs:
+            if isinstance(x, Value) and x in self._sharing and _alike(x, result) and self._is_dead(x, i):
+                return x
+        return None
+
+    def _is_dead(self, x: Value, i: int) -> bool:
+        return self._last[x] == i and all(self._last.get(y, -1) < i for y in self._sharing[x] if y is not x)
 
 
 def _index(ops: Sequence[Op], op: Op) -> int:

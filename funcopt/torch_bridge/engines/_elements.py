@@ -18,7 +18,6 @@ from funcopt.torch_bridge.engines._lowering import (
     fused,
     join_of,
     lower,
-    merged,
     needed,
     run_host,
     split,
@@ -114,10 +113,8 @@ class Elements:
     def _write_chunked(self, stage: int, choices: dict[Value, int], masked: bool) -> tuple[Chunked, list[Value]]:
         ops, outputs, into, totals = self._stage(stage)
         ops, outputs = decided(ops, outputs, choices)
-        state = outputs[: len(outputs) - self._measuring] if stage == len(self.totals) else outputs
-        # Measured beside the update, so that this is the same operations with and without.
-        ops = merged(ops, fused(needed(ops, state), state, self.is_of_host), outputs)
-        ops = dotted(ops, outputs) if len(state) < len(outputs) else ops
+        ops = fused(ops, outputs, self.is_of_host)
+        ops = dotted(ops, outputs) if self._measuring and stage == len(self.totals) else ops
         numbers = self._used(ops, outputs)
         return chunked(ops, self.arrays, into, outputs, numbers, totals, masked=masked), numbers
 

@@ -183,6 +183,8 @@ def simplified(lowered: Lowered) -> Lowered:
         same = same and not (own.name == "reshape" and own.params["dimensions"] is not None)
         if same and first is not None and (first.shape, first.dtype) == (own.out.shape, own.out.dtype):
             known[own.out] = first
+        elif (kept := _times_one(own)) is not None:
+            known[own.out] = kept
         elif own.inputs and own.name in NUMPY and all(isinstance(x, Constant) and not x.shape for x in own.inputs):
             with np.errstate(all="ignore"):
                 known[own.out] = Constant(evaluate(own, [x.value for x in own.inputs if isinstance(x, Constant)]))
@@ -190,6 +192,14 @@ def simplified(lowered: Lowered) -> Lowered:
             ops.append(own)
     outputs = [_seen(x, known) for x in lowered.outputs]
     return Lowered(lowered.inputs, needed(ops, outputs), outputs)
+
+
+def _times_one(op: Op) -> Operand | None:
+    """What a product is, where a factor of it is 1."""
+    for x, factor in (op.inputs, op.inputs[::-1]) if op.name == "mul" else ():
+        if isinstance(factor, Constant) and not factor.shape and factor.value == 1 and x.shape == op.out.shape:
+            return x
+    return None
 
 
 def _seen(x: Operand, known: Mapping[Value, Operand]) -> Operand:
@@ -299,19 +309,15 @@ def deciding(ops: Sequence[Op], numbers: Iterable[Value]) -> list[Value]:
 def fused(ops: Sequence[Op], outputs: Sequence[Operand], is_number: Callable[[Operand], bool]) -> list[Op]:
     """With torch's operations for what several of JAX's do: one pass over memory, and rounded as torch does."""
     made = {op.out: op for op in ops}
-    uses: dict[Value, int] = {}
-    for x in (*(x for op in ops for x in op.inputs), *outputs):
-        if isinstance(x, Value):
-            uses[x] = uses.get(x, 0) + 1
 
-    def alone(x: Operand, name: str) -> Op | None:
-        """The operation that a value comes from, if nothing else reads it."""
+    def source(x: Operand, name: str) -> Op | None:
+        """The operation that a value comes from. Others may read it, too: what is measured changes no bit."""
         op = made.get(x) if isinstance(x, Value) else None
-        return op if op is not None and op.name == name and uses[x] == 1 else None  # pyright: ignore[reportArgumentType]
+        return op if op is not None and op.name == name else None
 
     def scaled(x: Operand) -> tuple[Operand, Operand] | None:
         """An array and a number of which a value is the product."""
-        op = alone(x, "mul")
+        op = source(x, "mul")
         if op is None:
             return None
         a, b = op.inputs
@@ -326,13 +332,17 @@ def fused(ops: Sequence[Op], outputs: Sequence[Operand], is_number: Callable[[Op
                 array, number = found
                 if array.dtype != op.out.dtype or array.shape != op.out.shape:
                     continue
-                difference, quotient = alone(array, "sub"), alone(array, "div")
-                if difference is not None and difference.inputs[1] is x and not is_number(difference.inputs[0]):
-                    return Op("lerp", (x, difference.inputs[0], number), op.outputs, {})
+                difference, quotient = source(array, "sub"), source(array, "div")
+                if difference is not None and x in difference.inputs:
+                    first, second = difference.inputs
+                    negated = first is x
+                    end = second if negated else first
+                    if not is_number(end):
+                        return Op("lerp", (x, end, number), op.outputs, {"negated": negated})
                 if quotient is not None and not any(map(is_number, quotient.inputs)):
                     return Op("addcdiv", (x, *quotient.inputs, number), op.outputs, {})
                 return Op("add_scaled", (x, array, number), op.outputs, {})
-            product = alone(y, "mul")
+            product = source(y, "mul")
             for first, second in (product.inputs, product.inputs[::-1]) if product is not None else ():
                 found = scaled(first)
                 if found is not None and not is_number(second):
@@ -346,10 +356,17 @@ def fused(ops: Sequence[Op], outputs: Sequence[Operand], is_number: Callable[[Op
     return needed(new, outputs)
 
 
-def merged(ops: Sequence[Op], replaced: Sequence[Op], outputs: Sequence[Operand]) -> list[Op]:
-    """The operations that lead to some values, with others in the place of those that make the same."""
-    made = {op.out: op for op in replaced}
-    return needed([made.get(op.out, op) for op in ops], outputs)
+def in_order(ops: Sequence[Op]) -> list[Op]:
+    """With transposed arrays laid out anew where they are widened: torch goes through mixed strides far slower."""
+    turned = {op.out for op in ops if op.name == "transpose"}
+    return [
+        op._replace(params={**op.params, "in_order": True})
+        if op.name == "convert_element_type"
+        and op.inputs[0] in turned
+        and op.out.dtype.itemsize > op.inputs[0].dtype.itemsize
+        else op
+        for op in ops
+    ]
 
 
 def dotted(ops: Sequence[Op], outputs: Sequence[Operand]) -> list[Op]:

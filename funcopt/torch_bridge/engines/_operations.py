@@ -228,7 +228,8 @@ def _convert(op: Op, context: Context, x: Sequence[Operand]) -> Call:
     own = context.tensor(x[0], source)
     if np.dtype(source).kind == "c" and np.dtype(op.out.dtype).kind != "c":
         own = f"torch.real({own})"
-    return Call(f"{own}.to", (name_of(op.out.dtype),), has_out=False)
+    order = ("memory_format=torch.contiguous_format",) if op.params.get("in_order") else ()
+    return Call(f"{own}.to", (name_of(op.out.dtype), *order), has_out=False)
 
 
 def _to_integer(op: Op, context: Context, x: Sequence[Operand]) -> Call:
@@ -612,7 +613,7 @@ def _scaled(function: str, keyword: str) -> Emit:
     def emit(op: Op, context: Context, x: Sequence[Operand]) -> Call:
         *own, factor = x
         tensors = (context.tensor(operand, op.out.dtype) for operand in own)
-        return Call(function, (*tensors, f"{keyword}{factor}"))
+        return Call(function, (*tensors, f"{keyword}{'-' if op.params.get('negated') else ''}{factor}"))
 
     return emit
 

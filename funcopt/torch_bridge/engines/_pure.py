@@ -4,6 +4,7 @@ Nothing is written and nothing leaves the device: autograd goes through it, `tor
 can hold it.
 """
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,9 @@ from funcopt.torch_bridge._units import Entry, Form, Unit, form_of, value_of
 from funcopt.torch_bridge.engines import _kept
 from funcopt.torch_bridge.engines._code import Functional, functional
 from funcopt.torch_bridge.engines._lowering import Operand, lower
-from funcopt.torch_bridge.engines._recipes import Given, Whole
+from funcopt.torch_bridge.engines._operations import NotCovered, Op
+from funcopt.torch_bridge.engines._recipes import Given, Whole, class_form
+from funcopt.torch_bridge.engines._segments import NotByRows
 
 
 class _Code(NamedTuple):
@@ -26,6 +29,7 @@ class _Code(NamedTuple):
     code: Functional
     outputs: list[Operand]
     structure: Any
+    multiplies: bool  # whether there are products of matrices
 
 
 class Pure:
@@ -72,7 +76,15 @@ class Pure:
         Raises:
             NotCovered: for what torch has no operation for.
         """
-        _kept.kept((*self._key, "pure update"), self._write)
+        self._update()
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether the update multiplies matrices; raises what `check_covered` does."""
+        return self._update().multiplies
+
+    def _update(self) -> _Code:
+        return _kept.kept((*self._key, "pure update"), self._write)
 
     def init(self, numbers: Sequence[torch.Tensor], params: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The leaves of a new state."""
@@ -84,7 +96,8 @@ class Pure:
             own = [jax.ShapeDtypeStruct((), np.dtype(np.float64))] * self._size
             with jax.enable_x64(True):
                 lowered = lower(jax.make_jaxpr(init)(own, list(self._shapes)))
-            return _Code(functional(lowered.ops, lowered.inputs, [], lowered.outputs, {}), lowered.outputs, None)
+            code = functional(lowered.ops, lowered.inputs, [], lowered.outputs, {})
+            return _Code(code, lowered.outputs, None, _multiplies(lowered.ops))
 
         return _run(_kept.kept((*self._key, "pure init"), make), [*numbers, *params], params[0].device)
 
@@ -133,7 +146,7 @@ class Pure:
         leaves = [leaf(i, unit) for i, unit in enumerate(self.form.units)]
         extra = [] if loss is None else [loss.to(device, torch.float64)]
         arrays = [*extra, *(x.to(device) for x in numbers), *grads, *params, *leaves]
-        results = _run(_kept.kept((*self._key, "pure update"), self._write), arrays, device)
+        results = _run(self._update(), arrays, device)
         new_params, new_leaves = results[: len(params)], results[len(params) :]
         measured = [(u, x) for u, x in zip(self.form.units, new_leaves, strict=True) if u.measures is not None]
         return new_params, self.entries(new_leaves), measured
@@ -166,7 +179,25 @@ class Pure:
             traced, structure = self._recipe.trace(counts, treedef, [*self._shapes * 2, *state], totals=False)
             lowered = lower(traced.closed)
         code = functional(lowered.ops, lowered.inputs, [], lowered.outputs, {})
-        return _Code(code, lowered.outputs, structure)
+        return _Code(code, lowered.outputs, structure, _multiplies(lowered.ops))
+
+
+def multiplies(binding: Binding, found: ProgramClass, p: torch.Tensor) -> bool:
+    """Whether a recipe multiplies matrices of a parameter, by operations that torch has."""
+    with jax.enable_x64(True):
+        try:
+            class_form(binding, found, jax_dtype(p.dtype))
+        except NotByRows:
+            # The step finds another way, or says what is wrong.
+            with contextlib.suppress(NotCovered, TypeError, ValueError):
+                return Pure(binding, [found], [(0,)], False, [p]).multiplies
+        except (TypeError, ValueError):
+            return False
+    return False
+
+
+def _multiplies(ops: Sequence[Op]) -> bool:
+    return any(op.name == "dot_general" and all(len(x.shape) > 1 for x in op.inputs) for op in ops)
 
 
 def _run(own: _Code, arrays: Sequence[torch.Tensor], device: torch.device) -> list[torch.Tensor]:

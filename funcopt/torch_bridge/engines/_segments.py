@@ -35,7 +35,7 @@ _NEUTRAL = {"reduce_sum": 0, "reduce_max": -jnp.inf, "reduce_min": jnp.inf}
 _ROWS_OF = {"reduce_sum": jnp.sum, "reduce_max": jnp.max, "reduce_min": jnp.min}
 JOIN = {jnp.add: "reduce_sum", jnp.maximum: "reduce_max", jnp.minimum: "reduce_min"}
 
-_KEEP_ELEMENTS_APART = frozenset(
+KEEP_ELEMENTS_APART = frozenset(
     "abs acos acosh add add_any and asin asinh atan atan2 atanh broadcast_in_dim cbrt ceil clamp complex concatenate "  # noqa: SIM905
     "conj convert_element_type copy cos cosh digamma div eq erf erf_inv erfc exp exp2 expand_dims expm1 floor ge gt "
     "imag integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg nextafter not optimization_barrier "
@@ -190,7 +190,7 @@ def _check(traced: Traced, width: int) -> None:
             continue
         inner = name in _ROWS_OF and 0 not in eqn.params["axes"]  # of the two parts of a complex number
         lanes = all(var.aval.shape[0] == width for var in rows)
-        if not lanes or not (inner or name in _KEEP_ELEMENTS_APART) or any(map(is_partial, eqn.invars)):
+        if not lanes or not (inner or name in KEEP_ELEMENTS_APART) or any(map(is_partial, eqn.invars)):
             raise NotByRows(f"{name} of an array")
     arrays, own, shared, _ = traced.outputs
     if any(map(is_partial, jaxpr.outvars[arrays : arrays + own + shared])):
@@ -216,7 +216,7 @@ def flattened(traced: Traced, shape: tuple[int, ...]) -> Traced:
                 results = [eqn.primitive.bind(*values, **{**eqn.params, "axes": (0,)})]
             elif arrays and name in ("broadcast_in_dim", "reshape"):
                 results = [jnp.broadcast_to(values[0], (size,))]
-            elif arrays and name not in _KEEP_ELEMENTS_APART:
+            elif arrays and name not in KEEP_ELEMENTS_APART:
                 raise NotByRows(f"{name} of an array")
             else:
                 results = _bind(jaxpr, eqn, values)

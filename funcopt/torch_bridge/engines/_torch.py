@@ -161,7 +161,7 @@ class WholeCode:
 
     def _write(self, choices: Mapping[Value, int]) -> tuple[Functional, list[Operand]]:
         ops, outputs = decided(self._lowered.ops, self._lowered.outputs, choices)
-        return functional(ops, self._tensors, self.given, outputs, self._places), outputs
+        return functional(ops, self._tensors, self.given, outputs, self._places, in_place=True), outputs
 
     @classmethod
     def of(cls, part: Part, shared: int, *, alone: bool) -> "WholeCode":

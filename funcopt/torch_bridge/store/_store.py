@@ -30,7 +30,7 @@ from funcopt.torch_bridge.engines._choice import Choice, Wanted, choose
 from funcopt.torch_bridge.engines._elements import elements_of
 from funcopt.torch_bridge.engines._engine import Engine, Part
 from funcopt.torch_bridge.engines._operations import NotCovered
-from funcopt.torch_bridge.engines._pure import Pure
+from funcopt.torch_bridge.engines._pure import Pure, multiplies
 from funcopt.torch_bridge.engines._recipes import Elementwise, Given, Whole, class_form, traced
 from funcopt.torch_bridge.engines._segments import NotByRows
 from funcopt.torch_bridge.store._block import Block, Kind, rows_of, width_for
@@ -165,6 +165,7 @@ class Store:
         self._several: dict[torch.Tensor, list[int]] = {}  # the groups of a parameter that stands several times
         self._local: list[int] = []  # each group's index among those of its class
         self._loose: list[torch.Tensor] = []  # parameters of groups that have no place
+        self._products: dict[tuple[ProgramClass, torch.dtype], bool] = {}  # whether updates multiply matrices
         self._loops: dict[tuple[Kind, tuple[int, ...]], bool] = {}  # whether updates of a shape are such
         self._growing = False  # whether large parameters have come and gone, and for how many steps none has since
         self._quiet = 0
@@ -491,8 +492,10 @@ class Store:
     # Places.
 
     def _engine_for(self, params: Sequence[torch.Tensor]) -> Engine:
-        choice = choose(self._wanted, params)
-        if self._engine is not None and (self._wanted != "auto" or choice.name in ("xla", self._engine.name)):
+        if self._engine is not None and (self._wanted != "auto" or self._engine.name == "torch"):
+            return self._engine
+        choice = choose(self._wanted, params, self._multiplies)
+        if self._engine is not None and choice.name == self._engine.name:
             return self._engine
         self.choice = choice
         if self._engine is not None:  # which cannot take these
@@ -508,6 +511,18 @@ class Store:
         devices = {device: _buffers.jax_device(device) for device in sizes}
         self._engine = _xla.Engine(devices[self._device])
         return self._engine
+
+    def choice_for(self, groups: Sequence[Group]) -> Choice:
+        """The engine that the first step of some groups would take."""
+        self.read(groups)
+        params = [p for p in self._group_of if p.requires_grad and not is_lazy(p)]
+        return choose(self._wanted, params, self._multiplies)
+
+    def _multiplies(self, p: torch.Tensor) -> bool:
+        key = self._seen[self._group_of[p]].found, p.dtype
+        if key not in self._products:
+            self._products[key] = multiplies(self._binding, key[0], local(p))
+        return self._products[key]
 
     def _device_of(self, p: torch.Tensor) -> torch.device:
         """Where a parameter is updated."""
