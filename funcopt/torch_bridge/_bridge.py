@@ -144,7 +144,11 @@ class TorchBridge(torch.optim.Optimizer):
 
     @property
     def engine(self) -> Choice:
-        """The engine that updates the parameters, and why; can be set, at any time, to "auto", "xla" or "torch"."""
+        """The engine that updates the parameters, and why; can be set, at any time, to "auto", "xla" or "torch".
+
+        "auto" is XLA's on devices that JAX has, and torch's on others and for DTensors; on the CPU it is torch's, too,
+        for updates that multiply large matrices, such as Muon's and SOAP's.
+        """
         if self._is_pure:
             return Choice("torch", "the steps are differentiated, or captured in a graph")
         if self._held is not None and self._held.choice is not None:
