@@ -40,8 +40,7 @@ class Rule(NamedTuple):
             takes.
         join: what joins the totals of two arrays.
         rows: what to do with a gradient of some rows: run on these rows of everything, make it dense, or refuse it.
-        frame: what `funcopt.frame.descend` made the rule of, for wrappers; None: its update is no multiple of a
-            learning rate.
+        frame: what `funcopt.frame.descend` made the rule of, for wrappers; None: nobody knows.
         final: whether the state goes by the parameter that the update leads to, so that nothing may change it.
     """
 
@@ -55,13 +54,13 @@ class Rule(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """The learning rate that an update is a multiple of, and what it is made of."""
+    """What is around a direction: the learning rate that the update is a multiple of, and the rest."""
 
     lr: Any
-    direction: Rule | None = None  # from gradient to direction; None: what is decayed cannot be told from the rest
-    weight_decay: Any = 0.0
-    decoupled: bool = False
+    # The same around what a function makes of the direction; None: what is decayed cannot be told from the rest.
+    redirect: Callable[[Callable[[Rule], Rule]], Rule] | None = None
     maximize: bool = False
+    is_multiple: bool = True  # whether the update is one of `lr`
 
 
 class Definition(NamedTuple):

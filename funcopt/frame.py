@@ -79,7 +79,13 @@ def ascend(g: jax.Array, maximize: bool) -> jax.Array:
 
 
 def descend(
-    direction: Rule, lr: Any, *, weight_decay: Any = 0.0, decoupled: bool = False, maximize: bool = False
+    direction: Rule,
+    lr: Any,
+    *,
+    weight_decay: Any = 0.0,
+    decoupled: bool = False,
+    maximize: bool = False,
+    late: bool = False,
 ) -> Rule:
     """The optimizer of a direction, which has a state.
 
@@ -89,6 +95,7 @@ def descend(
         weight_decay: what is added to the gradient as a multiple of the parameter, or to the direction if `decoupled`.
         decoupled: whether the decay goes by the direction.
         maximize: whether to ascend.
+        late: whether the first update only starts the direction's state, which counts updates: decoupled decay waits.
 
     Example:
         >>> import jax.numpy as jnp
@@ -105,13 +112,47 @@ def descend(
         param = own.get("param")
         g = decayed(ascend(g, maximize), param, penalty)
         u, state = direction.update(g, state, **{name: own[name] for name in asked})
-        u = decayed(u, param, decay)
+        u = decayed(u, param, jnp.where(state.step == 1, 0.0, decay) if late and not is_zero(decay) else decay)
         return u if is_static(lr) and lr == -1 else -lr * u, state
 
     update = asking(update, *asked, *([] if is_zero(weight_decay) else ["param"]))
     rows = direction.rows if decay_rows(weight_decay) == "rows" else "refuse"
-    frame = Frame(lr, direction, weight_decay, decoupled, maximize)
-    return direction._replace(update=update, rows=rows, frame=frame)
+
+    def redirect(change: Callable[[Rule], Rule]) -> Rule:
+        options = {"weight_decay": weight_decay, "decoupled": decoupled, "maximize": maximize, "late": late}
+        return descend(redirected(direction, change), lr, **options)
+
+    return direction._replace(update=update, rows=rows, frame=Frame(lr, redirect, maximize))
+
+
+def followed(direction: Rule, then: Callable[..., jax.Array], *asks: str, maximize: bool = False) -> Rule:
+    """A rule that does more with a direction; a wrapper changes what comes before.
+
+    Args:
+        direction: a rule with a state.
+        then: `(u, state) -> update`, from the direction and the new state.
+        *asks: what it asks for by keyword.
+        maximize: whether to ascend.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from funcopt.frame import followed
+        >>> from funcopt.rule import Rule
+        >>> plain = Rule(lambda g, state: (g, state), lambda p: ())
+        >>> followed(plain, lambda u, state: -u / jnp.sum(abs(u))).update(jnp.array([3.0, 1.0]), ())[0]
+        Array([-0.75, -0.25], dtype=float32)
+    """
+    asked = asked_for(direction.update)
+
+    def update(g: jax.Array, state: Any, **own: Any) -> tuple[jax.Array, Any]:
+        u, state = direction.update(ascend(g, maximize), state, **{name: own[name] for name in asked})
+        return then(u, state, **{name: own[name] for name in asks}), state
+
+    def redirect(change: Callable[[Rule], Rule]) -> Rule:
+        return followed(redirected(direction, change), then, *asks, maximize=maximize)
+
+    frame = Frame(None, redirect, maximize, is_multiple=False)
+    return direction._replace(update=asking(update, *asked, *asks), frame=frame)
 
 
 def redirected(rule: Rule, change: Callable[[Rule], Rule]) -> Rule:
@@ -126,8 +167,6 @@ def redirected(rule: Rule, change: Callable[[Rule], Rule]) -> Rule:
         >>> signed.update(jnp.array([3.0]), ())[0]
         Array([-0.1], dtype=float32)
     """
-    frame = rule.frame
-    if frame is None or frame.direction is None:
-        return change(rule)._replace(frame=frame)
-    new = change(frame.direction)
-    return descend(new, frame.lr, weight_decay=frame.weight_decay, decoupled=frame.decoupled, maximize=frame.maximize)
+    if rule.frame is None or rule.frame.redirect is None:
+        return change(rule)._replace(frame=rule.frame)
+    return rule.frame.redirect(change)

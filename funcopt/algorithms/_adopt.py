@@ -17,9 +17,9 @@ import jax.numpy as jnp
 
 from funcopt import _checks
 from funcopt._numerics import lerp, once, root
-from funcopt.frame import descend, is_zero
+from funcopt.frame import descend
 from funcopt.kinds import Betas, Flag, Hyperparameter, NonNegative, number
-from funcopt.rule import Keys, Rule, asking, direction, transformation
+from funcopt.rule import Keys, Rule, direction, transformation
 
 Exponent: TypeAlias = Annotated[Hyperparameter, number(_checks.NON_NEGATIVE_OR_NONE)]
 
@@ -61,26 +61,25 @@ def adopt(
         >>> tx = funcopt.adopt(lr=1e-3, weight_decay=0.1, decouple=True)
     """
     beta1, beta2 = betas
-    penalty, decay = (0.0, weight_decay) if decouple else (weight_decay, 0.0)
 
     def init(p: jax.Array) -> AdoptState:
         return AdoptState(0, jnp.zeros_like(p), jnp.zeros_like(p))
 
     @once
-    def scalars(t: Any) -> tuple[Any, Any, Any]:
+    def scalars(t: Any) -> tuple[Any, Any]:
         first = t == 1
         limit = jnp.inf if clip_exp is None else jnp.maximum(t - 1, 1) ** clip_exp
-        return jnp.where(first, 0.0, limit), jnp.where(first, 1.0, 1 - beta2), jnp.where(first, 0.0, decay)
+        return jnp.where(first, 0.0, limit), jnp.where(first, 1.0, 1 - beta2)
 
-    def update(g: jax.Array, s: AdoptState, *, param: Any = None) -> tuple[jax.Array, AdoptState]:
-        limit, new, decay_now = scalars(s.step)
+    def update(g: jax.Array, s: AdoptState) -> tuple[jax.Array, AdoptState]:
+        limit, new = scalars(s.step)
         normalised = g / jnp.maximum(root(s.exp_avg_sq), eps)
         m = lerp(s.exp_avg, jnp.clip(normalised, -limit, limit), 1 - beta1)
         v = beta2 * s.exp_avg_sq + new * g * g
-        return m if is_zero(decay) else m + decay_now * param, AdoptState(s.step, m, v)
+        return m, AdoptState(s.step, m, v)
 
-    update = asking(update, *([] if is_zero(decay) else ["param"]))
-    return descend(Rule(update, init), lr, weight_decay=penalty, maximize=maximize)
+    rule = Rule(update, init)
+    return descend(rule, lr, weight_decay=weight_decay, decoupled=decouple, maximize=maximize, late=True)
 
 
 scale_by_adopt = direction(

@@ -19,7 +19,7 @@ from funcopt._numerics import norm, root
 from funcopt._tree import weak
 from funcopt.algorithms._adam import corrected
 from funcopt.algorithms._lars import adapts, scaled, trust_ratio
-from funcopt.frame import decayed, descend
+from funcopt.frame import decayed, descend, followed
 from funcopt.kinds import Betas, Flag, NonNegative, PositiveOrNone
 from funcopt.rule import Keys, Rule, asking, transformation
 
@@ -77,20 +77,19 @@ def lamb(
     def total(g: jax.Array, _: LambState) -> jax.Array:
         return jnp.sum(g * g)
 
-    def adapted(u: jax.Array, param: jax.Array) -> jax.Array:
-        x, y = abs(1 - lr * decay) * norm(param), norm(u)
-        q = trust_ratio(x, y, y)
-        return scaled(u, jnp.minimum(q, 1.0) if trust_clip else q, adapt)
-
-    def update(g: jax.Array, s: LambState, *, param: Any = None, total: Any = None) -> tuple[jax.Array, LambState]:
+    def update(g: jax.Array, s: LambState, *, total: Any = None) -> tuple[jax.Array, LambState]:
         if max_grad_norm is not None:
             g = g / jnp.maximum(1.0, weak(root(total)) / max_grad_norm)
         m = beta1 * s.exp_avg + ((1 - beta1) * g if grad_averaging else g)
         v = beta2 * s.exp_avg_sq + (1 - beta2) * g * g
-        u = decayed(quotient(m, v, s.step), param, penalty)
-        u = u if adapt is False else adapted(u, param)
-        return u, LambState(s.step, m, v)
+        return quotient(m, v, s.step), LambState(s.step, m, v)
 
-    needed = [*(() if adapt is False else ["param"]), *(() if max_grad_norm is None else ["total"])]
-    rule = Rule(asking(update, *needed), init, None if max_grad_norm is None else total)
+    def adapted(u: jax.Array, s: LambState, *, param: jax.Array) -> jax.Array:
+        u = decayed(u, param, penalty)
+        x, y = abs(1 - lr * decay) * norm(param), norm(u)
+        q = trust_ratio(x, y, y)
+        return scaled(u, jnp.minimum(q, 1.0) if trust_clip else q, adapt)
+
+    rule = Rule(update, init) if max_grad_norm is None else Rule(asking(update, "total"), init, total)
+    rule = rule if adapt is False else followed(rule, adapted, "param")
     return descend(rule, lr, weight_decay=decay, decoupled=True)

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 
 from funcopt._numerics import number_of, root
 from funcopt._tree import weak
-from funcopt.frame import ascend, is_zero
+from funcopt.frame import followed, is_zero
 from funcopt.kinds import Betas, Flag, NonNegative
-from funcopt.rule import Keys, Rule, asking, transformation
+from funcopt.rule import Keys, Rule, transformation
 
 
 class LapropState(NamedTuple):
@@ -63,15 +63,19 @@ def laprop(
     def init(p: jax.Array) -> LapropState:
         return LapropState(0, jnp.zeros_like(p), number_of(p), number_of(p), jnp.zeros_like(p))
 
-    def update(g: jax.Array, s: LapropState, *, param: Any = None) -> tuple[jax.Array, LapropState]:
-        g = ascend(g, maximize)
+    def update(g: jax.Array, s: LapropState) -> tuple[jax.Array, LapropState]:
         l1 = beta1 * s.exp_avg_lr_1 + (1 - beta1) * lr
         l2 = beta2 * s.exp_avg_lr_2 + (1 - beta2)
         v = beta2 * s.exp_avg_sq + (1 - beta2) * g * g
         m = beta1 * s.exp_avg + (1 - beta1) * lr * (g / (root(v / weak(l2)) + eps))
-        u = -weak(jnp.where(l1 == 0, 0.0, lr / jnp.where(l1 == 0, 1.0, l1))) * m
-        if not is_zero(weight_decay):
-            u = u - (weight_decay if fixed_decay else lr * weight_decay) * (param + u)
-        return u, LapropState(s.step, m, l1, l2, v)
+        return m, LapropState(s.step, m, l1, l2, v)
 
-    return Rule(asking(update, *([] if is_zero(weight_decay) else ["param"])), init)
+    def step(m: jax.Array, s: LapropState, *, param: Any = None) -> jax.Array:
+        l1 = s.exp_avg_lr_1
+        u = -weak(jnp.where(l1 == 0, 0.0, lr / jnp.where(l1 == 0, 1.0, l1))) * m
+        if is_zero(weight_decay):
+            return u
+        return u - (weight_decay if fixed_decay else lr * weight_decay) * (param + u)
+
+    asks = () if is_zero(weight_decay) else ("param",)
+    return followed(Rule(update, init), step, *asks, maximize=maximize)

@@ -84,7 +84,7 @@ def _averaged(
         factor: of the learning rate, by the count of updates.
     """
     frame = inner.frame
-    if frame is None:
+    if frame is None or not frame.is_multiple:
         raise Refused("inner", "an optimizer whose update is a multiple of its learning rate", "one that is not")
 
     def init(p: jax.Array) -> ScheduleFreeState:

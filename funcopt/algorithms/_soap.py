@@ -30,7 +30,7 @@ from funcopt.algorithms._adam import step_correction
 from funcopt.algorithms._galore import Count
 from funcopt.frame import descend
 from funcopt.kinds import Betas, Flag, NonNegative, fixed
-from funcopt.rule import Frame, Keys, Rule, asked_for, asking, direction, transformation
+from funcopt.rule import Keys, Rule, direction, transformation
 
 ShampooBeta: TypeAlias = Annotated[Any, fixed(Range("< 1", lambda x: x < 1.0))]
 Bases: TypeAlias = tuple[jax.Array | None, ...]
@@ -162,13 +162,7 @@ def soap(
         factor = correction(jnp.maximum(s.step - 1, 1)) * (1 - lr * weight_decay)
         return factor * u.reshape(g.shape), new
 
-    rule = descend(Rule(undivided(update), init), lr, weight_decay=weight_decay, decoupled=True)
-
-    def from_second_on(g: jax.Array, s: SoapState, **given: Any) -> tuple[jax.Array, SoapState]:
-        u, new = rule.update(g, s, **given)
-        return jnp.where(s.step == 1, 0.0, u), new
-
-    return rule._replace(update=asking(from_second_on, *asked_for(rule.update)), frame=Frame(lr))
+    return descend(Rule(undivided(update), init), lr, weight_decay=weight_decay, decoupled=True, late=True)
 
 
 scale_by_soap = direction("scale_by_soap", soap, "Rescales updates as `soap` does, without decay and learning rate.")

@@ -22,7 +22,8 @@ def cautious(inner: Rule, *, floor: Floor = 1e-3) -> Rule:
     """An optimizer that moves an element only where its direction agrees with the gradient's sign; timm's `caution`.
 
     The gradient is the one that the optimizer was given, after clipping, and after an L2 penalty where it has one.
-    Decoupled decay is added afterwards. Where the optimizer's decay cannot be told from its direction, both are masked.
+    Decoupled decay is added afterwards, and so is LAMB's, whose ratio of norms is that of the masked update. Where the
+    optimizer's decay cannot be told from its direction, both are masked.
 
     Args:
         inner: a factory or what it returned.
@@ -43,7 +44,7 @@ def cautious(inner: Rule, *, floor: Floor = 1e-3) -> Rule:
     if inner.final:
         raise Refused("inner", "an optimizer whose update may be changed", "one that keeps weights to evaluate")
     frame = inner.frame or Frame(None)
-    along = 1.0 if frame.direction is not None or frame.maximize else -1.0
+    along = 1.0 if frame.redirect is not None or frame.maximize else -1.0
     return redirected(inner, lambda rule: _masked(rule, floor, along))
 
 

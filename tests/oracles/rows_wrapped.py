@@ -27,6 +27,16 @@ def cautious_lion(p: Any, g: Any, s: Any, t: Any, lr: Any, wd: float = 0.0, floo
     return p * (1 - lr * wd) - lr * specs.caution(-after, g, floor)
 
 
+def cautious_adopt(p: Any, g: Any, s: Any, t: Any, lr: Any, wd: float = 0.0) -> Any:
+    after = specs.adopt(p * 0, g, s, t, 1.0)
+    return p if t == 1 else p * (1 - lr * wd) - lr * specs.caution(-after, g)
+
+
+def cautious_laprop(p: Any, g: Any, s: Any, t: Any, lr: Any, wd: float = 0.0) -> Any:
+    after = specs.laprop(p * 0, g, s, t, lr)
+    return (p - specs.caution(-after, g)) * (1 - lr * wd)
+
+
 def lookahead_adamax(p: Any, g: Any, s: Any, t: Any, lr: Any, alpha: float = 0.3, k: int = 4) -> Any:
     return specs.lookahead(lambda q: adamax(q, g, s, t, lr), p, s, t, alpha=alpha, k=k)
 
@@ -102,6 +112,14 @@ ROWS = [
         factory=funcopt.cautious(funcopt.lion),
         name="floor",
     ),
+    Row(
+        "cautious(adopt)",
+        cautious_adopt,
+        {"decouple": True},
+        factory=funcopt.cautious(funcopt.adopt),
+        wrong=(("p if t == 1 else", ""),),
+    ),
+    Row("cautious(laprop)", cautious_laprop, factory=funcopt.cautious(funcopt.laprop)),
     Row(
         "lookahead(adamax)",
         lookahead_adamax,

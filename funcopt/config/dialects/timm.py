@@ -48,8 +48,8 @@ _NAMES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 # Names of algorithms that are others in timm: its own, or with its own random numbers.
 _OTHERS = ("adafactor", "kron", "mars", "muon")
-# What a c before the name, or `caution`, makes cautious as here; of others timm masks a part, without their decay.
-_CAUTIOUS = ("adamw", "adopt", "lion")
+# What a c before the name, or `caution`, makes cautious as here; of others timm masks a part.
+_CAUTIOUS = ("adamw", "adopt", "adoptw", "lamb", "lambc", "lambcw", "lambw", "laprop", "lion")
 _LOOKAHEAD = "lookahead_"
 _ARGPARSE = {"opt_eps": "eps", "opt_betas": "betas", "opt_foreach": "foreach", "opt_args": "opt_args"}
 _RENAMED = {"decoupled": "decouple"}
