@@ -96,9 +96,9 @@ class _Writer:
         yield
         self.names[own] = x
 
-    def assign(self, op: Op) -> None:
+    def assign(self, op: Op, call: Call | None = None) -> None:
         """A line that gives an operation's results their names."""
-        call = self.call(op)
+        call = self.call(op) if call is None else call
         names = [self.new(value).text for value in op.outputs]
         if op.name in MANY:
             names[-1] += ","
@@ -507,12 +507,13 @@ def functional(
             own = ", ".join(writer.context.tensor(writer.name(x), x.dtype) for x in op.inputs)
             names = ", ".join(writer.new(value).text for value in op.outputs)
             writer.lines.append(f"{names}, = yield [{own}], _joins[{_index(ops, op)}]")
+            overwriting.share(op)
             taken = None
         else:
             call = writer.call(op)
             taken = overwriting.operand(i, op, call) if in_place else None
             if taken is None:
-                writer.assign(op)
+                writer.assign(op, call)
             else:
                 writer.names[op.out] = writer.names[taken]
                 writer.lines.append(f"{call.function}({', '.join(call.arguments)}, out={writer.name(taken)})")
@@ -564,15 +565,19 @@ class _Overwriting:
         if call.has_out or converts:
             self._owner[result], self._sharing[result] = result, [result]
         else:
-            for owner in {self._owner[x] for x in op.inputs if isinstance(x, Value) and x in self._owner}:
-                self._sharing[owner] += op.outputs
-                self._owner.update(dict.fromkeys(op.outputs, owner))
+            self.share(op)
         if not call.has_out or op.name not in _ELEMENTS:
             return None
         for x in op.inputs:
             if isinstance(x, Value) and x in self._sharing and _alike(x, result) and self._is_dead(x, i):
                 return x
         return None
+
+    def share(self, op: Op) -> None:
+        """Notes that an operation's results may lie in its operands' memory."""
+        for owner in {self._owner[x] for x in op.inputs if isinstance(x, Value) and x in self._owner}:
+            self._sharing[owner] += op.outputs
+            self._owner.update(dict.fromkeys(op.outputs, owner))
 
     def _is_dead(self, x: Value, i: int) -> bool:
         return self._last[x] == i and all(self._last.get(y, -1) < i for y in self._sharing[x] if y is not x)
