@@ -172,6 +172,38 @@ def blocks_of(optimizer: TorchBridge) -> list[Any]:
 
 
 @pytest.mark.one_engine
+@pytest.mark.parametrize("transform", [funcopt.lamb, funcopt.novograd, funcopt.cautious(funcopt.adamw)])
+def test_those_of_one_shape_of_which_sums_are_taken(transform: Any) -> None:
+    """They are joined, one row each, and more of them may come; a missing gradient is a number."""
+    shapes = [(8,), (8,), (4, 8), (8,), (200, 300), (4, 8), (200, 300), (3,), (8,)]
+    ours, theirs = make_parameters(shapes), make_parameters(shapes)
+    fast, plain = (TorchBridge(params[:7], transform, lr=0.1) for params in (ours, theirs))
+    plain.fast_path = False
+    for step in range(8):
+        for params, optimizer in ((ours, fast), (theirs, plain)):
+            if step == 4:
+                optimizer.add_param_group({"params": params[7:], "lr": 0.2})
+            set_gradients(params, step)
+            for i, p in enumerate(params):
+                p.grad = None if step % 2 and i == step % 4 else p.grad
+            optimizer.step()
+        assert largest_difference(ours, theirs) <= ROUNDING
+    assert fast._held is not None
+    sizes = sorted((block.joined, sum(p is not None for p in block.params)) for block in fast._held.blocks)
+    assert sizes == [(False, 1), (False, 1), (False, 1), (True, 2), (True, 4)]
+
+
+@pytest.mark.one_engine
+def test_many_parameters_of_few_shapes_of_which_sums_are_taken() -> None:
+    params = make_parameters([(5,), (2, 3)] * _store.MAX_WITH_SUMS)
+    optimizer = TorchBridge(params, funcopt.lamb, lr=0.1)
+    set_gradients(params, 0)
+    optimizer.step()
+    assert optimizer._held is not None
+    assert [len(block.params) for block in optimizer._held.blocks] == [_store.MAX_WITH_SUMS] * 2
+
+
+@pytest.mark.one_engine
 def test_ever_new_patterns_of_updates_that_take_sums() -> None:
     """Parameters have places of their own at first, and none once there have been many patterns."""
     shapes = [(50,), (3, 4), (7,), (2, 3, 2), (5,)]

@@ -9,7 +9,7 @@ import copy
 import io
 import pickle
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -452,9 +452,11 @@ def numbers(value: Any) -> Any:
     return value
 
 
-def run(make: Any, options: dict[str, Any], act: Edit) -> tuple[list[Any], list[Any], str]:
+def run(
+    make: Any, options: dict[str, Any], act: Edit, shapes: Sequence[tuple[int, ...]] = SHAPES
+) -> tuple[list[Any], list[Any], str]:
     params = [
-        torch.nn.Parameter(torch.linspace(-1, 2, torch.Size(s).numel(), dtype=torch.float64).reshape(s)) for s in SHAPES
+        torch.nn.Parameter(torch.linspace(-1, 2, torch.Size(s).numel(), dtype=torch.float64).reshape(s)) for s in shapes
     ]
     optimizer = make([{"params": params[:2]}, {"params": params[2:], "lr": options["lr"] / 2}], **options)
     keep: Keep = {}
@@ -517,20 +519,23 @@ WITH_SUMS: dict[str, tuple[Any, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", WITH_SUMS)
 @pytest.mark.parametrize("act", EDITS.values(), ids=EDITS)
 def test_so_it_does_of_updates_that_take_sums(act: Edit, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In place over flat memory, and in their own shapes."""
+    """In place over flat memory, those of one shape together, and in their own shapes."""
     make, options = WITH_SUMS[name]
-    placed: list[int] = []
+    shapes = [(4, 4), (3,), (4, 4), (), (200, 200), (3,)]
+    placed: list[tuple[int, int]] = []
 
     def counted(optimizer: Any, *further: Any) -> Any:
-        placed.append(len(optimizer._held._alone) if optimizer._held else 0)
+        blocks = optimizer._held.blocks if optimizer._held else []
+        placed.append((sum(block.joined for block in blocks), sum(not block.joined for block in blocks)))
         return act(optimizer, *further)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        actual = run(make, options, counted)
-        assert max(placed) > 0
+        actual = run(make, options, counted, shapes)
+        assert max(joined for joined, _ in placed) > 0
+        assert max(alone for _, alone in placed) > 0
         monkeypatch.setattr(TorchBridge, "fast_path", False)
-        expected = run(make, options, act)
+        expected = run(make, options, act, shapes)
     assert actual[1:] == expected[1:]
     if not expected[2]:
         assert len(actual[0]) == len(expected[0])

@@ -86,7 +86,7 @@ class Elementwise(_Keyed):
         given: what goes beside.
         joined: whether there are several, of which some may not be due.
         wide: whether numbers of the state that are float32 are kept as float64.
-        shape: of a single parameter that the recipe also takes sums of, such as its norm; None if it is elementwise.
+        shape: of the parameters, if the recipe also takes sums of each, such as its norm; None if it is elementwise.
     """
 
     def __init__(
@@ -121,6 +121,7 @@ class Elementwise(_Keyed):
             rows,
             own[:, DUE] if self._joined else None,
             apart=apart,
+            by_shape=self.shape is not None,
             measure=measure,
             chunk=traced(self, min(width, _CHUNK)) if in_chunks else None,
         )

@@ -251,6 +251,7 @@ def run(
     due: jax.Array | None,
     *,
     apart: bool,
+    by_shape: bool = False,
     measure: bool = False,
     chunk: Traced | None = None,
 ) -> Run:
@@ -264,6 +265,7 @@ def run(
         rows: what belongs to which segment; None if there is one, and no rows.
         due: float64 (segments,), 0 for segments that count for no total; None if all do.
         apart: whether results share no intermediates, see `_apart`.
+        by_shape: whether each row is all of a parameter, and each segment one row.
         measure: whether the result is what the update is like, in place of the update.
         chunk: the recipe on chunks in which a single parameter is measured; None to measure it as a whole.
     """
@@ -287,14 +289,18 @@ def run(
     def elements(eqn: JaxprEqn, values: Mapping[int, Any], depending: Mapping[int, int]) -> Sequence[Any]:
         given = [of_rows(var, values, depending) for var in eqn.invars]
         operands, axes = [value for value, _ in given], tuple(axis for _, axis in given)
-        if eqn.primitive.name == "reduce_sum" and filled is not None and id(eqn.invars[0]) in zeros:
-            (sums,) = jax.vmap(lambda own: tuple(_bind(jaxpr, eqn, (own,))))(*operands)
-            return [jnp.where(filled.reshape(-1, *[1] * (sums.ndim - 1)) > 0, sums, 0)]
-        if eqn.primitive.name in _NEUTRAL and filled is not None and 0 in eqn.params["axes"]:
+        name = eqn.primitive.name
+        reduces = filled is not None and name in _NEUTRAL
+        if reduces and (by_shape or (name == "reduce_sum" and id(eqn.invars[0]) in zeros)):
+            assert filled is not None
+            (found,) = jax.vmap(lambda own: tuple(_bind(jaxpr, eqn, (own,))))(*operands)
+            some = filled.reshape(-1, *[1] * (found.ndim - 1)) > 0
+            return [jnp.where(some, found, _neutral(name, found.dtype))]
+        if reduces and 0 in eqn.params["axes"]:
+            assert filled is not None
             lanes = lax.broadcasted_iota(jnp.int32, operands[0].shape[:2], 1) < filled[:, None]
             lanes = lanes.reshape(lanes.shape + (1,) * (operands[0].ndim - 2))
-            neutral = _neutral(eqn.primitive.name, operands[0].dtype)
-            operands = [jnp.where(lanes, operands[0], neutral)]
+            operands = [jnp.where(lanes, operands[0], _neutral(name, operands[0].dtype))]
         if not mapped or all(axis is None for axis in axes):
             results = _bind(jaxpr, eqn, operands)
             return results if not mapped else [jnp.broadcast_to(x, (arrays[0].shape[0], *x.shape)) for x in results]

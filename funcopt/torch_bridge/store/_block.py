@@ -1,9 +1,9 @@
 """A *block*: parameters that one recipe updates element by element, and their state, each quantity one array.
 
-Small parameters are joined, as rows of few elements with zeros after the last; a large one is a block of its own, and
-so is each one that the recipe also takes sums of, such as its norm. Whatever holds a parameter's elements or its
-state's, in the user's hands, is a tensor over the block's memory. What cannot be, since something else shares its
-memory, is *away*: copied in before the update and out after it.
+Small parameters are joined, as rows of few elements with zeros after the last; a large one is a block of its own. Where
+the recipe also takes sums of each, such as its norm, those that are joined have one shape, and one row each. Whatever
+holds a parameter's elements or its state's, in the user's hands, is a tensor over the block's memory. What cannot be,
+since something else shares its memory, is *away*: copied in before the update and out after it.
 """
 
 import dataclasses
@@ -182,7 +182,7 @@ class Column(Held):
                 shares its memory with others in another place of this memory is left to them.
         """
         self.away.discard(i)
-        if tensor is None or (not same and self._is_here(tensor) and not is_movable(tensor)):
+        if tensor is None or (not same and self.is_here(tensor) and not is_movable(tensor)):
             loan = own()
             tensor, self.lent[i] = as_part_of(like, lend(loan.tensor)), loan.held
         elif is_movable(tensor):
@@ -192,7 +192,7 @@ class Column(Held):
             self.away.add(i)
         return self.hold(i, tensor)
 
-    def _is_here(self, tensor: torch.Tensor) -> bool:
+    def is_here(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor lies in this memory, in some place or other."""
         offset = tensor.data_ptr() - self.memory.tensor.data_ptr()
         return 0 <= offset < self.memory.tensor.numel() * self.memory.tensor.element_size()
@@ -277,7 +277,8 @@ class Block:
         segments: parameters that there is room for.
         width: elements of a row; None for a single parameter, which is no rows.
         engine: what updates them.
-        shape: of a single parameter that the recipe also takes sums of; None if it is elementwise.
+        shape: of the parameters, if the recipe also takes sums of each, whose row is then all of it; None if it is
+            elementwise.
     """
 
     def __init__(
@@ -293,8 +294,9 @@ class Block:
         self.joined, self.kind, self.form, self.by_shape = width is not None, kind, form, shape
         self._engine, self._device = engine, kind.device
         self._width = width or size
-        self._rows = round_up(size, LEAST_ROWS) if self.joined else 1
-        self._segments = round_up(segments, LEAST_SEGMENTS) if self.joined else 1
+        rounded = self.joined and shape is None
+        self._rows = round_up(size, LEAST_ROWS) if rounded else segments
+        self._segments = round_up(segments, LEAST_SEGMENTS) if rounded else segments
         shape = (self._rows, self._width) if self.joined else (size,)
         self._shape = shape
 
@@ -390,6 +392,15 @@ class Block:
         for unit, elements in self._elements.items():
             elements.drop(i)
             self._away.discard((unit, i))
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether some have left, whose elements and state may still be here."""
+        return any(p is None for p in self.params)
+
+    def has_memory_of(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor lies in the memory that updates overwrite."""
+        return any(column.is_here(tensor) for column in self._columns)
 
     @property
     def is_empty(self) -> bool:

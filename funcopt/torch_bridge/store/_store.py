@@ -41,8 +41,8 @@ JOIN_UP_TO = 32_768
 array costs, and without starting threads."""
 
 MAX_WITH_SUMS = 200
-"""Parameters of an optimizer up to which those that a recipe takes sums of have places of their own. XLA's pass that
-merges loops compares each with each: 300 take it 6 times as long to compile as without, 161 hardly longer."""
+"""Blocks up to which parameters that a recipe takes sums of are updated in place. XLA's pass that merges loops compares
+each with each: 300 take it 6 times as long to compile as without, 161 hardly longer."""
 
 MAX_PATTERNS = 8
 """Patterns of missing gradients that get a program of their own, in which the missing cost nothing. Beyond, one program
@@ -60,6 +60,9 @@ MAX_DIVISIONS = 2
 can, until the division has been the same for `QUIET_STEPS`."""
 
 Group = Mapping[str, Any]
+
+_Place = tuple[Kind, tuple[int, ...] | None]
+"""What is joined: of one kind, and of one shape where a recipe takes sums of each parameter."""
 
 _grad_of, _layout_of, _found_of = attrgetter("grad"), attrgetter("layout"), attrgetter("found")
 
@@ -148,7 +151,7 @@ class Store:
         self._engine: Engine | None = None
         self._device = torch.device("cpu")
         self._slots: dict[torch.Tensor, Slot] = {}
-        self._joined: dict[Kind, Block] = {}
+        self._joined: dict[_Place, Block] = {}
         self._alone: list[Block] = []
         self._shared: dict[str, torch.Tensor] = {}  # what is kept once, by name
         self._seen: list[_Seen] = []
@@ -165,6 +168,7 @@ class Store:
         self._several: dict[torch.Tensor, list[int]] = {}  # the groups of a parameter that stands several times
         self._local: list[int] = []  # each group's index among those of its class
         self._loose: list[torch.Tensor] = []  # parameters of groups that have no place
+        self._many: bool | None = None  # whether there would be many blocks, once it has been counted
         self._products: dict[tuple[ProgramClass, torch.dtype], bool] = {}  # whether updates multiply matrices
         self._loops: dict[tuple[Kind, tuple[int, ...]], bool] = {}  # whether updates of a shape are such
         self._growing = False  # whether large parameters have come and gone, and for how many steps none has since
@@ -199,7 +203,7 @@ class Store:
             self._seen, self._numbers = seen, {}
         if same and counts == self._counts and _are(params, self._params):
             return
-        self._counts, self._params, self._numbers = counts, params, {}
+        self._counts, self._params, self._numbers, self._many = counts, params, {}, None
         self._group_of = {p: i for i, own in reversed([*enumerate(lists)]) for p in own}
         self._repeats = Counter(params)
         self._most = max(self._repeats.values(), default=0)
@@ -261,7 +265,7 @@ class Store:
         slot.block.drop(slot.place)
         if slot.block.is_empty:
             self._alone = [block for block in self._alone if block is not slot.block]
-            self._joined = {kind: block for kind, block in self._joined.items() if block is not slot.block}
+            self._joined = {place: block for place, block in self._joined.items() if block is not slot.block}
 
     def _take_out(self, params: Sequence[torch.Tensor]) -> None:
         """Drops parameters that are to get other places."""
@@ -379,7 +383,9 @@ class Store:
         for block, own, grads, _ in work:
             parts.append(block.lend(self._binding, given, own, grads, self._numbers_of(block.kind.found)))
         joint, apart = self._whole_parts(whole, given)
-        lent = [part.lend(state, self._shared, self.describe) for part in (*joint, *apart)]
+        left = [block for block in self._joined.values() if block.has_gaps] if whole else []
+        is_taken = lambda tensor: any(block.has_memory_of(tensor) for block in left)  # noqa: E731
+        lent = [part.lend(state, self._shared, self.describe, is_taken) for part in (*joint, *apart)]
         parts += lent[: len(joint)]
         # First those that write nothing yet, so that one which is refused leaves all as it was.
         single = [self._engine.update([part], values[: given.size])[0] for part in lent[len(joint) :]]
@@ -535,7 +541,7 @@ class Store:
             for device in {p.device for p in due}:
                 _buffers.jax_device(device)
         whole: list[Member] = []
-        joined: dict[Kind, list[torch.Tensor]] = {}
+        joined: dict[_Place, list[torch.Tensor]] = {}
         numbers = [local(p).numel() for p in due]
         sizes = tuple(sorted(number for number in numbers if number > JOIN_UP_TO))
         if sizes and not self._growing:
@@ -547,31 +553,41 @@ class Store:
             grad: Any = p.grad
             strided = grad.layout == torch.strided
             by_rows = strided and self._by_rows(kind)
-            if by_rows and (number <= JOIN_UP_TO or self._growing):
-                joined.setdefault(kind, []).append(p)
-            elif by_rows or (strided and self._by_shape(kind, p)):
-                block = self._block(kind, number, 1, None, None if by_rows else tuple(p.shape))
-                self._alone.append(block)
-                self._settle(block, [p])
+            if by_rows or (strided and self._by_shape(kind, p)):
+                place = kind, None if by_rows else tuple(p.shape)
+                if number <= JOIN_UP_TO or (by_rows and self._growing):
+                    joined.setdefault(place, []).append(p)
+                else:
+                    self._stand_alone(place, p)
             else:
                 whole.append(self._member(p))
-        for kind, params in joined.items():
-            block = self._joined.get(kind)
+        for place, params in joined.items():
+            kind, shape = place
+            block = self._joined.get(place)
+            if block is None and shape is not None and len(params) == 1:
+                self._stand_alone(place, params[0])
+                continue
             if block is None or not block.has_room(params):
                 old = [p for p, slot in self._slots.items() if slot.block is block] if block is not None else []
                 for p in old:
                     self._slots.pop(p)
                 params = [*old, *params]
-                width = width_for(params)
+                width = width_for(params) if shape is None else math.prod(shape)
                 rows, segments = sum(rows_of(p, width) for p in params), len(params)
                 if old:  # and more will come
                     rows, segments = rows + rows // 4, segments + segments // 4
-                block = self._block(kind, rows, segments, width)
-                self._joined[kind] = block
+                block = self._block(kind, rows, segments, width, shape)
+                self._joined[place] = block
             self._settle(block, params)
         placed = self._slots
         self._loose = [p for p in self._loose if p not in placed]
         return whole
+
+    def _stand_alone(self, place: _Place, p: torch.Tensor) -> None:
+        kind, shape = place
+        block = self._block(kind, local(p).numel(), 1, None, shape)
+        self._alone.append(block)
+        self._settle(block, [p])
 
     def _by_rows(self, kind: Kind) -> bool:
         assert self._engine is not None
@@ -591,14 +607,23 @@ class Store:
         """
         assert self._engine is not None
         plain = p.dim() > 0 and p.numel() > 0 and p.is_contiguous() and kind.sharding is None
-        many = len(self._group_of) > MAX_WITH_SUMS
-        if not plain or many or not self._fast or self._growing or self._engine.name != "xla":
+        possible = plain and self._fast and not self._growing and self._engine.name == "xla"
+        if not possible or self._has_many_blocks:
             return False
         place = kind, tuple(p.shape)
         if place not in self._loops:
             rule = self._binding.rule_of(self._seen[self._group_of[p]].group)
             self._loops[place] = rule is not None and self._consists_of_loops(*place)
         return self._loops[place]
+
+    @property
+    def _has_many_blocks(self) -> bool:
+        """Whether there would be many if each shape of small parameters and each large one had its own."""
+        if self._many is None:
+            params = [p for p in self._group_of if p.grad is not None]
+            small = {p.shape for p in params if p.numel() <= JOIN_UP_TO}
+            self._many = len(small) + sum(p.numel() > JOIN_UP_TO for p in params) > MAX_WITH_SUMS
+        return self._many
 
     def _consists_of_loops(self, kind: Kind, shape: tuple[int, ...]) -> bool:
         assert self._engine is not None

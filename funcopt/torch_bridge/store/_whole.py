@@ -71,6 +71,7 @@ class WholePart:
             for m in self.members
         ]
         self._first: Any = None
+        self._is_taken: Callable[[torch.Tensor], bool] = lambda tensor: False
         for member in self.members:
             sharding = sharding_of(member.param)
             if sharding is not None and sharding.is_divided:
@@ -87,17 +88,25 @@ class WholePart:
         rows = self._rows[j]
         return tuple(self.members[j].param.shape) if rows is None else rows.shape
 
-    def lend(self, state: Any, shared: dict[str, torch.Tensor], describe: Callable[[torch.Tensor], str]) -> Part:
+    def lend(
+        self,
+        state: Any,
+        shared: dict[str, torch.Tensor],
+        describe: Callable[[torch.Tensor], str],
+        is_taken: Callable[[torch.Tensor], bool],
+    ) -> Part:
         """What the update takes.
 
         Args:
             state: the optimizer's.
             shared: what is kept once for all.
             describe: names a parameter in messages.
+            is_taken: whether a tensor lies in memory that the same update may overwrite; it is copied then.
 
         Raises:
             RuntimeError: for state that does not fit; nothing has been changed then.
         """
+        self._is_taken = is_taken
         entries: list[Entry | None] = [state.get(member.param) for member in self.members]
         names: list[set[str]] = [set() for _ in self.members]
         for unit in self.form.units:
@@ -125,13 +134,13 @@ class WholePart:
             return rows.lend(self._engine, self._device)
         if member.grad is None:
             param = param.to(self._device)
-            return self._engine.lend(torch.zeros_like(param)), self._engine.lend(param)
+            return self._engine.lend(torch.zeros_like(param)), self._lend_apart(param)
         grad = local_like(member.grad, sharding_of(member.param)).to(self._device)
         if grad.shape != param.shape:
             raise RuntimeError(
                 f"TorchBridge: a gradient must have its parameter's shape {tuple(param.shape)}, got {tuple(grad.shape)}"
             )
-        return self._engine.lend(grad), self._engine.lend(param.to(self._device))
+        return self._engine.lend(grad), self._lend_apart(param.to(self._device))
 
     def _leaf(
         self,
@@ -175,7 +184,10 @@ class WholePart:
         if unit.is_key or unit.dtype == np.uint32:
             return self._engine.load(value, self.first(unit), self._device)
         tensor = local(torch.as_tensor(value)).to(device=self._device, dtype=torch_dtype(unit.dtype))
-        return self._engine.lend(tensor)
+        return self._lend_apart(tensor)
+
+    def _lend_apart(self, tensor: torch.Tensor) -> Any:
+        return self._engine.lend(tensor.clone() if self._is_taken(tensor) else tensor)
 
     def first(self, unit: Unit) -> Any:
         """What a new state has there."""
