@@ -79,6 +79,12 @@ def difference(ours: torch.nn.Module, theirs: torch.nn.Module) -> float:
     return worst_error(a, b)
 
 
+# For a matrix of inputs, of which both engines run others on every run.
+TORCH_THOROUGHLY = pytest.mark.parametrize(
+    "engine", ["xla", pytest.param("torch", marks=pytest.mark.thorough)], indirect=True
+)
+
+
 def make_parameters(
     shapes: Sequence[tuple[int, ...]], dtype: torch.dtype = torch.float64, seed: int = 0
 ) -> list[torch.nn.Parameter]:

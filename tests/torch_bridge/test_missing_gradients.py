@@ -172,7 +172,14 @@ def blocks_of(optimizer: TorchBridge) -> list[Any]:
 
 
 @pytest.mark.one_engine
-@pytest.mark.parametrize("transform", [funcopt.lamb, funcopt.novograd, funcopt.cautious(funcopt.adamw)])
+@pytest.mark.parametrize(
+    "transform",
+    [
+        funcopt.lamb,
+        pytest.param(funcopt.novograd, marks=pytest.mark.thorough),
+        pytest.param(funcopt.cautious(funcopt.adamw), marks=pytest.mark.thorough),
+    ],
+)
 def test_those_of_one_shape_of_which_sums_are_taken(transform: Any) -> None:
     """They are joined, one row each, and more of them may come; a missing gradient is a number."""
     shapes = [(8,), (8,), (4, 8), (8,), (200, 300), (4, 8), (200, 300), (3,), (8,)]
@@ -203,6 +210,7 @@ def test_many_parameters_of_few_shapes_of_which_sums_are_taken() -> None:
     assert [len(block.params) for block in optimizer._held.blocks] == [_store.MAX_WITH_SUMS] * 2
 
 
+@pytest.mark.thorough
 @pytest.mark.one_engine
 def test_ever_new_patterns_of_updates_that_take_sums() -> None:
     """Parameters have places of their own at first, and none once there have been many patterns."""

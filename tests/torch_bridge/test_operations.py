@@ -686,7 +686,7 @@ def random_matrix_program(seed: int) -> Callable[..., Any]:
 def test_memory_of_operands_is_used_again() -> None:
     """Bit by bit as in memory of its own, and arguments stay what they are."""
     used = 0
-    for seed in range(150):
+    for seed in range(90):
         program = random_matrix_program(seed)
         arrays = [np.random.default_rng([seed, i]).normal(size=(6, 6)).astype(np.float32) for i in range(3)]
         lowered = traced(program, np.float32(0.5), *arrays)
@@ -701,7 +701,7 @@ def test_memory_of_operands_is_used_again() -> None:
         for a, b in zip([*found, *tensors], [*wanted, *map(to_torch, arrays)], strict=True):
             assert torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0)), overwritten.source
         used += overwritten.source.count("out=")
-    assert used > 300
+    assert used > 200
 
 
 def test_memory_between_operations_is_used_again() -> None:

@@ -10,6 +10,7 @@ import optax
 import optax.contrib
 import pytest
 import torch
+from twins import TORCH_THOROUGHLY
 
 import funcopt
 from funcopt import TorchBridge
@@ -80,6 +81,8 @@ def on_bridge(transform: Any, **hyperparams: Any) -> list[np.ndarray]:
     return [p.detach().numpy() for p in params]
 
 
+@pytest.mark.one_engine
+@TORCH_THOROUGHLY
 @pytest.mark.parametrize(
     ("factory", "options"), FACTORIES, ids=[_binding._name_of(factory) for factory, _ in FACTORIES]
 )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_db
+from twins import TORCH_THOROUGHLY
 
 from funcopt import TorchBridge
 from funcopt._catalogue import factories
@@ -64,6 +65,8 @@ def tolerance(name: str, kwargs: dict[str, Any]) -> float:
     return max(RESOLUTION.get(name, ROUNDING), TENSOR_LR if isinstance(kwargs.get("lr"), torch.Tensor) else 0.0)
 
 
+@pytest.mark.one_engine
+@TORCH_THOROUGHLY
 @pytest.mark.parametrize(("name", "kwargs"), INPUTS)
 def test_torchs_own_option_sets(name: str, kwargs: dict[str, Any]) -> None:
     """The same trajectory, mid-training checkpoints both ways, and torch's state and group keys."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from twins import ROUNDING, largest_difference, make_parameters
+from twins import ROUNDING, TORCH_THOROUGHLY, largest_difference, make_parameters
 
 from funcopt import TorchBridge
 from funcopt.torch_bridge import optim
@@ -75,6 +75,8 @@ def assert_same(make: Make, grads: Callable[[], Iterable[torch.Tensor]]) -> None
     torch.testing.assert_close(our_state, their_state, rtol=ROUNDING, atol=ROUNDING)
 
 
+@pytest.mark.one_engine
+@TORCH_THOROUGHLY
 @EACH
 @pytest.mark.parametrize("sparse", [1, 2, 3])
 def test_any_number_of_sparse_dimensions(sparse: int, make: Make) -> None:
