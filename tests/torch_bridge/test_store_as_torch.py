@@ -509,6 +509,7 @@ def test_the_same_comes_of_it(act: Edit, name: str) -> None:
 
 WITH_SUMS: dict[str, tuple[Any, dict[str, Any]]] = {
     "Lamb": (optim.Lamb, {"lr": 0.05}),
+    "Lars": (optim.Lars, {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.1}),
     "cautious": (lambda params, **own: TorchBridge(params, funcopt.cautious(funcopt.adamw), **own), {"lr": 0.05}),
 }
 

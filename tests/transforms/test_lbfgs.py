@@ -209,7 +209,15 @@ def assert_jax_is_torch(problem: Problem, options: dict[str, Any]) -> None:
 
 
 # The stop rules are the machine's, and the bridge goes through them all.
-@pytest.mark.parametrize(("problem", "options"), CASES[::2] + STOPS[:3], ids=case_name)
+@pytest.mark.parametrize(
+    ("problem", "options"),
+    [
+        *CASES[::2],
+        *STOPS[:3],
+        *(pytest.param(*case, marks=pytest.mark.thorough) for case in CASES[1::2]),
+    ],
+    ids=case_name,
+)
 def test_jax(problem: Problem, options: dict[str, Any]) -> None:
     assert_jax_is_torch(problem, options)
 
