@@ -59,7 +59,7 @@ class Frame(NamedTuple):
     lr: Any
     # The same around what a function makes of the direction; None: what is decayed cannot be told from the rest.
     redirect: Callable[[Callable[[Rule], Rule]], Rule] | None = None
-    maximize: bool = False
+    maximize: bool = False  # of a rule that nobody can redirect
     is_multiple: bool = True  # whether the update is one of `lr`
 
 

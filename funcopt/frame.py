@@ -122,7 +122,7 @@ def descend(
         options = {"weight_decay": weight_decay, "decoupled": decoupled, "maximize": maximize, "late": late}
         return descend(redirected(direction, change), lr, **options)
 
-    return direction._replace(update=update, rows=rows, frame=Frame(lr, redirect, maximize))
+    return direction._replace(update=update, rows=rows, frame=Frame(lr, redirect))
 
 
 def followed(direction: Rule, then: Callable[..., jax.Array], *asks: str, maximize: bool = False) -> Rule:
@@ -151,7 +151,7 @@ def followed(direction: Rule, then: Callable[..., jax.Array], *asks: str, maximi
     def redirect(change: Callable[[Rule], Rule]) -> Rule:
         return followed(redirected(direction, change), then, *asks, maximize=maximize)
 
-    frame = Frame(None, redirect, maximize, is_multiple=False)
+    frame = Frame(None, redirect, is_multiple=False)
     return direction._replace(update=asking(update, *asked, *asks), frame=frame)
 
 

@@ -153,7 +153,7 @@ class TorchBridge(torch.optim.Optimizer):
             return Choice("torch", "the steps are differentiated, or captured in a graph")
         if self._held is not None and self._held.choice is not None:
             return self._held.choice
-        return self._store_of(self.param_groups).choice_for(self.param_groups)
+        return self._store_of(self.param_groups).first_choice
 
     @engine.setter
     def engine(self, wanted: Wanted) -> None:

@@ -238,6 +238,12 @@ def _once(ops: Sequence[Op], arrays: Sequence[Value]) -> tuple[list[Op], list[Op
     return once, rest
 
 
+def _last_reads(ops: Sequence[Op], outputs: Iterable[Operand]) -> dict[Operand, int]:
+    """By value: the index of the last operation that reads it; results are read after all."""
+    last: dict[Operand, int] = {x: i for i, op in enumerate(ops) for x in op.inputs}
+    return {**last, **dict.fromkeys(outputs, len(ops))}
+
+
 class _Registers:
     """Where results are put: into the memory that they are to end in, or scratch that is used again.
 
@@ -258,19 +264,13 @@ class _Registers:
         self._in_scratch: dict[Value, int] = {}
         self._taken: dict[Value, Value] = {}  # by argument: what was put into its memory
         end = len(ops)
-        self._last: dict[Value, int] = {}
+        self._last = _last_reads(ops, outputs)
         self._last_view: dict[Value, int] = {}  # of an argument or result: when a view of it is read
         self._base: dict[Value, Value] = {}
-        for i, op in enumerate(ops):
-            for x in op.inputs:
-                if isinstance(x, Value):
-                    self._last[x] = i
+        for op in ops:
             if op.name in VIEWS and isinstance(op.inputs[0], Value):
                 base = self._base.get(op.inputs[0], op.inputs[0])
                 self._base.update(dict.fromkeys(op.outputs, base))
-        for x in outputs:
-            if isinstance(x, Value):
-                self._last[x] = end
         for view, base in self._base.items():
             self._last_view[base] = max(self._last_view.get(base, -1), self._last.get(view, -1))
         # The argument in whose memory a value is to be; also of what only leads to that value.
@@ -497,9 +497,8 @@ def functional(
     converted = _numbers(writer, found.numbers)
     for i, value in enumerate(arrays):
         writer.names[value] = Name(f"a{i}")
-    made = {x for op in ops for x in op.outputs}.difference(outputs)
-    last = {x: op for op in ops for x in op.inputs}
-    overwriting = _Overwriting(ops, outputs)
+    made, last = {x for op in ops for x in op.outputs}, _last_reads(ops, outputs)
+    overwriting = _Overwriting(last)
     crossing = False
     for i, op in enumerate(ops):
         if op.name == TOTAL:
@@ -518,9 +517,7 @@ def functional(
                 writer.names[op.out] = writer.names[taken]
                 writer.lines.append(f"{call.function}({', '.join(call.arguments)}, out={writer.name(taken)})")
         # What nobody reads any more makes room: memory that is asked for anew costs more than a pass over it.
-        over = dict.fromkeys(
-            x for x in op.inputs if isinstance(x, Value) and last[x] is op and x in made and x is not taken
-        )
+        over = dict.fromkeys(x for x in op.inputs if x in made and last[x] == i and x is not taken)
         if over:
             writer.lines.append(f"del {', '.join(str(writer.name(x)) for x in over)}")
     lent = set(arrays)
@@ -552,9 +549,8 @@ _ELEMENTS = (_segments.KEEP_ELEMENTS_APART | {"add_scaled", "addcdiv", "addcmul"
 class _Overwriting:
     """Finds the operand whose memory the result of an operation on elements may take, since nobody reads it later."""
 
-    def __init__(self, ops: Sequence[Op], outputs: Sequence[Operand]) -> None:
-        self._last: dict[Operand, int] = {x: i for i, op in enumerate(ops) for x in op.inputs}
-        self._last.update(dict.fromkeys(outputs, len(ops)))
+    def __init__(self, last: Mapping[Operand, int]) -> None:
+        self._last = last
         self._sharing: dict[Value, list[Value]] = {}  # by value with memory of its own: what may lie in it
         self._owner: dict[Value, Value] = {}
 

@@ -29,7 +29,7 @@ class _Code(NamedTuple):
     code: Functional
     outputs: list[Operand]
     structure: Any
-    multiplies: bool  # whether there are products of matrices
+    multiplies: bool = False  # whether an update has products of matrices
 
 
 class Pure:
@@ -96,8 +96,7 @@ class Pure:
             own = [jax.ShapeDtypeStruct((), np.dtype(np.float64))] * self._size
             with jax.enable_x64(True):
                 lowered = lower(jax.make_jaxpr(init)(own, list(self._shapes)))
-            code = functional(lowered.ops, lowered.inputs, [], lowered.outputs, {})
-            return _Code(code, lowered.outputs, None, _multiplies(lowered.ops))
+            return _Code(functional(lowered.ops, lowered.inputs, [], lowered.outputs, {}), lowered.outputs, None)
 
         return _run(_kept.kept((*self._key, "pure init"), make), [*numbers, *params], params[0].device)
 
@@ -184,15 +183,12 @@ class Pure:
 
 def multiplies(binding: Binding, found: ProgramClass, p: torch.Tensor) -> bool:
     """Whether a recipe multiplies matrices of a parameter, by operations that torch has."""
-    with jax.enable_x64(True):
+    # Otherwise the step finds another way, or says what is wrong.
+    with jax.enable_x64(True), contextlib.suppress(NotCovered, TypeError, ValueError):
         try:
             class_form(binding, found, jax_dtype(p.dtype))
         except NotByRows:
-            # The step finds another way, or says what is wrong.
-            with contextlib.suppress(NotCovered, TypeError, ValueError):
-                return Pure(binding, [found], [(0,)], False, [p]).multiplies
-        except (TypeError, ValueError):
-            return False
+            return Pure(binding, [found], [(0,)], False, [p]).multiplies
     return False
 
 

@@ -504,7 +504,7 @@ class Store:
         if self._engine is not None and choice.name == self._engine.name:
             return self._engine
         self.choice = choice
-        if self._engine is not None:  # which cannot take these
+        if self._engine is not None:  # which cannot take these, or is the slower one
             self._take_out([*self._slots])
         if choice.name == "torch":
             self._engine = _torch.Engine(compiled=self._compiled)
@@ -518,9 +518,9 @@ class Store:
         self._engine = _xla.Engine(devices[self._device])
         return self._engine
 
-    def choice_for(self, groups: Sequence[Group]) -> Choice:
-        """The engine that the first step of some groups would take."""
-        self.read(groups)
+    @property
+    def first_choice(self) -> Choice:
+        """The engine that a first step of all that is to be trained would take."""
         params = [p for p in self._group_of if p.requires_grad and not is_lazy(p)]
         return choose(self._wanted, params, self._multiplies)
 
